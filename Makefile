@@ -1,12 +1,12 @@
-PYTHON ?= python3
-VENV   ?= .venv
-RUN    ?= demo
-ARGS   ?=
-BIN    := $(VENV)/bin
-READY  := $(VENV)/.ready
-export WANDB_MODE ?= disabled
+PYTHON  ?= python3
+VENV    ?= .venv
+RUN     ?= demo
+UPDATES ?= 200
+ARGS    ?=
+BIN     := $(VENV)/bin
+READY   := $(VENV)/.ready
 export JUPYTER_PREFER_ENV_PATH := 1
-IN     := PATH="$(abspath $(BIN)):$$PATH"
+IN      := PATH="$(abspath $(BIN)):$$PATH"
 
 .DEFAULT_GOAL := help
 .PHONY: help train test deep lab export docs hooks browser
@@ -14,12 +14,12 @@ IN     := PATH="$(abspath $(BIN)):$$PATH"
 help:  ## this list
 	@sed -n 's/^\([a-z]*\): [^#]*##  *\(.*\)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
 		|| sed -n 's/^\([a-z]*\): [^#]*##  *\(.*\)/  make \1: \2/p' Makefile
-	@echo; echo "  make train RUN=name ARGS='-p updates 400 -p world corridor' names the run and sets its parameters"
+	@echo; echo "  make train RUN=name UPDATES=400 ARGS='-p world corridor' names the run and sets its parameters"
 
 train: $(READY)  ## set up, then train a pack of mechs into runs/demo and show the battle in runs/demo/train.ipynb
 	@run='$(RUN)'; n=2; while [ -e "runs/$$run/train.ipynb" ]; do run="$(RUN)-$$n"; n=$$((n+1)); done; \
 	mkdir -p "runs/$$run" && echo "run: runs/$$run" && \
-	$(BIN)/papermill train.ipynb "runs/$$run/train.ipynb" -p run "$$run" $(ARGS) </dev/null && \
+	$(BIN)/papermill train.ipynb "runs/$$run/train.ipynb" -p run "$$run" -p updates $(UPDATES) $(ARGS) </dev/null && \
 	echo "the report: runs/$$run/train.ipynb (make lab opens JupyterLab)"
 
 test: $(READY)  ## set up, then run every check: package, lint, types, tests, notebooks, docs
@@ -35,7 +35,7 @@ export: $(READY)  ## clean the notebooks, write the package and README.md from t
 	$(BIN)/nbdev_clean && $(BIN)/nbdev_export && $(BIN)/python .ci/readme.py
 
 docs: $(READY)  ## render the site with Quarto; without Quarto, check all that can be checked
-	@if command -v quarto >/dev/null; then $(BIN)/nbdev_docs; else $(BIN)/python .ci/docs_check.py; fi
+	@if command -v quarto >/dev/null; then $(BIN)/python .ci/readme.py && $(BIN)/nbdev_docs; else $(BIN)/python .ci/docs_check.py; fi
 
 hooks: $(READY)  ## git: merge notebooks by cell, refuse a commit of notebooks that are not clean and exported
 	@bash .ci/hooks "$(BIN)"

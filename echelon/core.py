@@ -60,13 +60,13 @@ def cache_root() -> Path:
 numba.config.THREADING_LAYER = 'omp' if sys.platform.startswith('linux') else 'default'
 
 def kernel(function=None,    # a plain Python function over numbers, records and arrays
-           *, inline=False,  # paste it into its caller
+           *, inline=False,  # paste it into its caller; it may not allocate
            parallel=False):  # it holds the `prange` over worlds
     "Compile `function` to machine code; the code is cached on disk by the text of all it depends on"
     if function is None: return partial(kernel, inline=inline, parallel=parallel)
     lasting = function.__module__ != '__main__' and bool(source(function.__module__))
     if lasting: numba.config.CACHE_DIR = str(cache_root()/source_key(function.__module__))
-    return numba.njit(nogil=True, cache=lasting, parallel=parallel, forceinline=inline, error_model='numpy')(function)
+    return numba.njit(nogil=True, cache=lasting, parallel=parallel, forceinline=inline, _nrt=not inline, error_model='numpy')(function)
 
 # %% ../nbs/00_core.ipynb #62c10d69
 @kernel

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BLUE', 'RED', 'GREY', 'INK', 'TEAM', 'COLOURS', 'SKY', 'PAGE', 'house', 'stored', 'page', 'House', 'tidy', 'named',
-           'curve', 'heat', 'plane', 'arrows', 'strokes', 'lines', 'boxes', 'circle', 'points', 'scene', 'bars', 'cell',
-           'rows_of', 'table', 'rectangles', 'faces', 'mesh', 'solid']
+           'curve', 'panels', 'heat', 'plane', 'arrows', 'strokes', 'lines', 'boxes', 'circle', 'points', 'scene',
+           'bars', 'cell', 'rows_of', 'table', 'rectangles', 'faces', 'mesh', 'solid']
 
 # %% ../nbs/03_draw.ipynb #dd6e8a60
 import gzip
@@ -20,6 +20,7 @@ import plotly.io as pio
 from IPython.display import HTML
 from plotly.io.base_renderers import MimetypeRenderer
 from plotly.offline import get_plotlyjs_version
+from plotly.subplots import make_subplots
 
 # %% ../nbs/03_draw.ipynb #8213f056
 BLUE, RED, GREY, INK = '#1f6fb4', '#d1432f', '#8a94a0', '#25303b'
@@ -34,8 +35,9 @@ def house():
     axis = dict(gridcolor='#e6eaee', linecolor='#b8c0c8', zerolinecolor='#cdd4da', ticks='outside', ticklen=4,
                 tickcolor='#b8c0c8', automargin=True, title=dict(standoff=8, font=dict(size=13)))
     return go.layout.Template(layout=dict(
-        colorway=COLOURS, paper_bgcolor='white', plot_bgcolor='white', hovermode='closest', xaxis=axis, yaxis=axis,
-        font=dict(family=font, size=13, color=INK), margin=dict(l=60, r=24, t=24, b=52),
+        colorway=COLOURS, paper_bgcolor='white', plot_bgcolor='white', hovermode='closest',
+        xaxis=axis, yaxis=axis, font=dict(family=font, size=13, color=INK),
+        margin=dict(l=60, r=24, t=24, b=52),
         title=dict(x=.01, xanchor='left', y=.97, yanchor='top', font=dict(size=16)),
         legend=dict(orientation='h', x=0, y=1.02, yanchor='bottom', bgcolor='rgba(255,255,255,.7)')))
 
@@ -116,14 +118,33 @@ def curve(ys,            # one array, several, or a dict of them
         t, c = np.arange(len(v)) if at is None else np.asarray(at), colours[k % len(colours)]
         if bands and name in bands:
             low, high = map(np.asarray, bands[name])
-            fig.add_scatter(x=tidy(np.r_[t, t[::-1]]), y=tidy(np.r_[low, high[::-1]]), mode='lines', line_width=0,
-                            fill='toself', fillcolor=c, opacity=.18, hoverinfo='skip', showlegend=False)
+            fig.add_scatter(x=tidy(np.r_[t, t[::-1]]), y=tidy(np.r_[low, high[::-1]]),
+                            fill='toself', fillcolor=c, opacity=.18,
+                            mode='lines', line_width=0, hoverinfo='skip', showlegend=False)
         fig.add_scatter(x=tidy(t), y=tidy(v), name=name, mode='lines+markers' if marks else 'lines',
                         line=dict(color=c, width=2.2), showlegend=bool(name))
     fig.update_layout(height=height, title_text=title, margin_t=68 if title else 24,
                       xaxis=dict(title_text=x, type='log' if 'x' in log else None),
                       yaxis=dict(title_text=y, type='log' if 'y' in log else None))
     return fig
+
+# %% ../nbs/03_draw.ipynb #75ab6799
+def panels(figures,      # title -> figure made by `curve` or `bars`
+           columns=2, height=260):  # height of one row
+    "Figures side by side as one"
+    rows = -(-len(figures)//columns)
+    fig = make_subplots(rows, columns, subplot_titles=[f'<b>{t}</b>' for t in figures],
+                        vertical_spacing=.34/rows, horizontal_spacing=.09)
+    for k, one in enumerate(figures.values()):
+        place, name = dict(row=k//columns + 1, col=k % columns + 1), f'legend{k + 1 if k else ""}'
+        for t in one.data: fig.add_trace(t.update(legend=name), **place)
+        x, y = (one.layout[a].to_plotly_json() for a in ('xaxis', 'yaxis'))
+        fig.update_xaxes(x, **place).update_yaxes(y, **place)
+        left, top = next(fig.select_xaxes(**place)).domain[0], next(fig.select_yaxes(**place)).domain[1]
+        inside = dict(x=left + .005, y=top, yanchor='top', orientation='v', bgcolor='rgba(255,255,255,0)')
+        fig.layout[name] = inside
+    fig.update_annotations(font_size=14)
+    return fig.update_layout(height=height*rows, margin_t=40)
 
 # %% ../nbs/03_draw.ipynb #867556b5
 def heat(a,                                    # [x, y] numbers
@@ -136,16 +157,17 @@ def heat(a,                                    # [x, y] numbers
     if a.ndim != 2: raise ValueError(f'heat: an array of shape {a.shape}, expected two axes [x, y]')
     start = [-n*cell/2 if centred else 0. for n in a.shape]
     bar = dict(title=dict(text=z, side='right', font_size=13), thickness=12, outlinewidth=0)
-    trace = go.Heatmap(z=tidy(a.T), x0=start[0] + cell/2, dx=cell, y0=start[1] + cell/2, dy=cell, zmin=low, zmax=high,
-                       colorscale=colours, colorbar=bar, showscale=bool(z))
-    return plane(go.Figure(trace), x, y, title, height)
+    place = dict(x0=start[0] + cell/2, dx=cell, y0=start[1] + cell/2, dy=cell)
+    colour = dict(zmin=low, zmax=high, colorscale=colours, colorbar=bar, showscale=bool(z))
+    return plane(go.Figure(go.Heatmap(z=tidy(a.T), **place, **colour)), x, y, title, height)
 
 # %% ../nbs/03_draw.ipynb #11ebcb21
 def plane(fig, x='x, voxels', y='y, voxels', title=None, height=420):
     "Axes of a map: equal scales, no grid"
     axis = dict(constrain='domain', showgrid=False, zeroline=False)
-    return fig.update_layout(height=height, title_text=title, margin_t=68 if title else 24,
-                             xaxis=dict(title_text=x, **axis), yaxis=dict(title_text=y, scaleanchor='x', **axis))
+    return fig.update_layout(xaxis=dict(title_text=x, **axis),
+                             yaxis=dict(title_text=y, scaleanchor='x', **axis),
+                             height=height, title_text=title, margin_t=68 if title else 24)
 
 # %% ../nbs/03_draw.ipynb #e12e9222
 def arrows(at,        # [n, 2] where they start
@@ -161,14 +183,16 @@ def arrows(at,        # [n, 2] where they start
 def strokes(path, colour=INK, name='', width=1.8, dash=None, fill=None):
     "A line through the points `[n, 2]`; a row of NaN lifts the pen"
     path = np.asarray(path, float).reshape(-1, 2)
-    return go.Scatter(x=tidy(path[:, 0]), y=tidy(path[:, 1]), mode='lines', line=dict(color=colour, width=width, dash=dash),
-                      name=name, showlegend=bool(name), fill='toself' if fill else None, fillcolor=fill, hoverinfo='skip')
+    return go.Scatter(x=tidy(path[:, 0]), y=tidy(path[:, 1]), line=dict(color=colour, width=width, dash=dash),
+                      fill='toself' if fill else None, fillcolor=fill, mode='lines', hoverinfo='skip',
+                      name=name, showlegend=bool(name))
 
 # %% ../nbs/03_draw.ipynb #b553f502
 def lines(ends, colour=INK, name='', width=1.8, dash=None):  # ends [n, 4]: from x y, to x y
     "Separate straight lines: sight rays, shots"
     ends = np.asarray(ends, float).reshape(-1, 4)
-    return strokes(np.stack([ends[:, :2], ends[:, 2:], np.full((len(ends), 2), np.nan)], 1), colour, name, width, dash)
+    path = np.stack([ends[:, :2], ends[:, 2:], np.full((len(ends), 2), np.nan)], 1)
+    return strokes(path, colour, name, width, dash)
 
 # %% ../nbs/03_draw.ipynb #12800a63
 def boxes(at,             # [n, 2] centres
@@ -180,7 +204,8 @@ def boxes(at,             # [n, 2] centres
     ahead = np.broadcast_to([1., 0.] if heading is None else np.asarray(heading, float), at.shape)
     ahead = ahead*np.broadcast_to(half, len(at))[:, None]
     left, gap = ahead[:, ::-1]*[-1, 1], np.full_like(at, np.nan)
-    corners = [at + ahead + left, at - ahead + left, at - ahead - left, at + ahead - left, at + ahead + left, gap]
+    front, back = at + ahead, at - ahead
+    corners = [front + left, back + left, back - left, front - left, front + left, gap]
     return strokes(np.stack(corners, 1), colour, name, 1.5, fill=colour if filled else None)
 
 # %% ../nbs/03_draw.ipynb #eca6cb85
@@ -193,11 +218,12 @@ def circle(x=0., y=0., radius=1., colour=INK, name='', dash='dot'):
 def points(at, colour=INK, name='', size=8, symbol='circle', text=None):  # at [n, 2]; text: one label each
     "Marks in the plane"
     at, mode = np.asarray(at, float).reshape(-1, 2), 'markers' if text is None else 'markers+text'
-    return go.Scatter(x=tidy(at[:, 0]), y=tidy(at[:, 1]), mode=mode, text=text, textposition='top center', name=name,
-                      showlegend=bool(name), marker=dict(color=colour, size=size, symbol=symbol))
+    return go.Scatter(x=tidy(at[:, 0]), y=tidy(at[:, 1]), mode=mode, text=text, textposition='top center',
+                      name=name, showlegend=bool(name), marker=dict(color=colour, size=size, symbol=symbol))
 
-# %% ../nbs/03_draw.ipynb #7cfe1d7c
-def scene(*parts, x='x, voxels', y='y, voxels', title=None, height=420):  # traces, or figures whose traces are taken
+# %% ../nbs/03_draw.ipynb #0ce5fc7b
+def scene(*parts,  # traces, or figures whose traces are taken
+          x='x, voxels', y='y, voxels', title=None, height=420):
     "Traces and maps on common axes with equal scales"
     fig = go.Figure([t for p in parts for t in (p.data if isinstance(p, go.Figure) else [p])])
     return plane(fig, x, y, title, height)
@@ -211,9 +237,11 @@ def bars(values,         # name -> number, or name -> {group: number}
     fig = go.Figure()
     for k, g in enumerate(groups):
         v = tidy([v.get(g, 0.) if nested else v for v in values.values()])
-        fig.add_bar(x=list(map(str, values)), y=v, name=str(g), marker_color=colours[k % len(colours)], showlegend=bool(g))
-    return fig.update_layout(height=height, barmode='stack' if stacked else 'group', bargap=.35, yaxis_title_text=y,
-                             xaxis=dict(title_text=x, type='category'), title_text=title, margin_t=68 if title else 24)
+        fig.add_bar(x=list(map(str, values)), y=v, name=str(g), showlegend=bool(g),
+                    marker_color=colours[k % len(colours)])
+    return fig.update_layout(barmode='stack' if stacked else 'group', bargap=.35, yaxis_title_text=y,
+                             xaxis=dict(title_text=x, type='category'),
+                             height=height, title_text=title, margin_t=68 if title else 24)
 
 # %% ../nbs/03_draw.ipynb #134dd818
 def cell(v):
@@ -244,7 +272,8 @@ def table(rows,           # dicts, a structured array, or a dict of columns
     number = lambda v: isinstance(v, (int, float, np.number)) and not isinstance(v, bool)
     side = {c: 'right' if any(number(r.get(c)) for r in rows) else 'left' for c in columns}
     def row(tag, r):
-        cells = (f'<{tag} style="text-align:{side[c]};padding:2px 10px">{cell(r.get(c))}</{tag}>' for c in columns)
+        look = 'padding:2px 10px;text-align:'
+        cells = (f'<{tag} style="{look}{side[c]}">{cell(r.get(c))}</{tag}>' for c in columns)
         return f'<tr>{"".join(cells)}</tr>'
     head = row('th', {c: c for c in columns})
     return HTML(f'<table><thead>{head}</thead><tbody>{"".join(row("td", r) for r in rows)}</tbody></table>')
@@ -266,7 +295,7 @@ def rectangles(flat):  # [u, v] codes, 0 = nothing
 
 # %% ../nbs/03_draw.ipynb #cf946d1f
 def faces(a):  # [x, y, z] codes, 0 = air
-    "Visible faces: corners `[n, 4, 3]` (turning left seen from outside), code `[n]`; the underside of z = 0 is left out"
+    "Visible faces without the underside of z = 0: corners `[n, 4, 3]`, turning left from outside; code `[n]`"
     corners, codes = [], []
     for axis in range(3):
         for step in (1, -1):
@@ -290,15 +319,20 @@ def mesh(quads, shade, palette, **more):  # quads [n, 4, 3], shade [n] row of `p
     tri = np.concatenate([first[:, None] + [0, 1, 2], first[:, None] + [0, 2, 3]], 1).reshape(-1, 3)
     x, y, z = (tidy(quads[..., i].ravel()) for i in range(3))
     scale = [(at, c) for i, c in enumerate(palette) for at in (i/k, (i + 1)/k)]
-    light = dict(ambient=.68, diffuse=.5, specular=.02, roughness=.9, fresnel=0.)
-    return go.Mesh3d(x=x, y=y, z=z, i=tidy(tri[:, 0]), j=tidy(tri[:, 1]), k=tidy(tri[:, 2]), intensity=tidy(codes),
-                     intensitymode='cell', colorscale=scale, cmin=-.5, cmax=k - .5, showscale=False, flatshading=True,
-                     lighting=light, lightposition=dict(x=-4e4, y=-7e4, z=9e4), hoverinfo='skip', **more)
+    light = dict(lighting=dict(ambient=.68, diffuse=.5, specular=.02, roughness=.9, fresnel=0.),
+                 lightposition=dict(x=-4e4, y=-7e4, z=9e4))
+    shape = dict(x=x, y=y, z=z, i=tidy(tri[:, 0]), j=tidy(tri[:, 1]), k=tidy(tri[:, 2]), flatshading=True)
+    colour = dict(intensity=tidy(codes), intensitymode='cell', colorscale=scale, cmin=-.5, cmax=k - .5,
+                  showscale=False)
+    return go.Mesh3d(**shape, **colour, **light, hoverinfo='skip', **more)
 
-# %% ../nbs/03_draw.ipynb #af9123c8
-def solid(*parts, height=480, title=None, eye=(0., -1.1, .9)):  # Mesh3d and Scatter3d traces; where the camera stands
+# %% ../nbs/03_draw.ipynb #50a6c784
+def solid(*parts,              # Mesh3d and Scatter3d traces
+          eye=(0., -1.1, .9),  # where the camera stands
+          height=480, title=None):
     "Traces in space without axes, every unit equally long"
-    off, camera = dict(visible=False, showbackground=False), dict(eye=dict(zip('xyz', eye)), center=dict(x=0, y=0, z=-.1))
+    off = dict(visible=False, showbackground=False)
+    camera = dict(eye=dict(zip('xyz', eye)), center=dict(x=0, y=0, z=-.1))
     return go.Figure(list(parts)).update_layout(
         height=height, title_text=title, margin=dict(l=0, r=0, t=48 if title else 0, b=0), showlegend=False,
         scene=dict(xaxis=off, yaxis=off, zaxis=off, aspectmode='data', camera=camera))

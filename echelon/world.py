@@ -83,6 +83,12 @@ class WorldSpec:
         require(bool(found), f'field {name!r}: expected one of {tuple(f.name for f in self.obs)}')
         return found[0]
 
+    def row(self, agent: str | int) -> int:
+        "The row of an agent, by its name or its number"
+        if isinstance(agent, str): require(agent in self.agents, f'agent {agent!r}: expected one of {self.agents[0]} … {self.agents[-1]}')
+        else: require(0 <= agent < self.num_agents, f'agent {agent}: expected a row from 0 to {self.num_agents - 1}')
+        return self.agents.index(agent) if isinstance(agent, str) else int(agent)
+
 # %% ../nbs/02_world.ipynb #47e4f573
 @kernel
 def fingerprint(data,   # uint8 [W, n]
@@ -205,6 +211,7 @@ class CorridorConfig(Strict):
 # %% ../nbs/02_world.ipynb #c729c012
 class Corridor(World):
     "Walk to the end, open the door that the cue named: +1 right, −1 wrong, −0.01 a step; cut after `4·length` decisions"
+    config: CorridorConfig
 
     def __init__(self, num_worlds: int, config: CorridorConfig, seed=0, autoreset: bool = True):
         N, n = config.agents, 1 + 4*config.length

@@ -19,19 +19,19 @@ print(json.dumps(dict(file=echelon.__file__, decisions=decisions, digest=[int(d)
 '''
 
 
-def python(copy, code, folder='.'):
-    "What a new Python says that runs `code` inside the copied repository"
-    env = os.environ | {'PYTHONPATH': str(copy)}
+def python(repository, code, folder='.'):
+    "What a new Python says that runs `code` inside a repository"
+    env = os.environ | {'PYTHONPATH': str(repository)}
     command = [sys.executable, '-c', code]
-    done = subprocess.run(command, cwd=copy/folder, env=env, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=repository/folder, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
-def played(copy):
+def played(repository):
     "How the battle goes there"
-    said = json.loads(python(copy, BATTLE).splitlines()[-1])
-    assert said.pop('file').startswith(str(copy))
+    said = json.loads(python(repository, BATTLE).splitlines()[-1])
+    assert said.pop('file').startswith(str(repository))
     return said
 
 
@@ -59,10 +59,24 @@ def copy(tmp_path):
     return tmp_path
 
 
+def export(copy, notebook):
+    "Run the page's export cell for a notebook"
+    python(copy, export_cell().replace('01_config', notebook), 'nbs')
+
+
 def test_an_edited_number_is_played_by_a_new_python(copy):
-    before = played(copy)
+    before = played(ROOT)  # the same text as the copy's, and compiled already
     edit(copy/'nbs'/'01_config.ipynb', 'damage=14.', 'damage=70.')
-    assert played(copy) == before, 'without an export nothing changes'
-    python(copy, export_cell(), 'nbs')
+    assert (copy/'echelon'/'config.py').read_text() == (ROOT/'echelon'/'config.py').read_text()
+    export(copy, '01_config')
     after = played(copy)
     assert after['decisions'] < before['decisions'] and after['digest'] != before['digest']
+
+
+@pytest.mark.deep
+def test_an_edited_rule_is_played_over_a_warm_cache(copy):
+    before = played(copy)
+    edit(copy/'nbs'/'16_stress.ipynb', 'return max(np.float32(0), heat - rate*dt)', 'return heat')
+    assert played(copy) == before, 'without an export nothing changes'
+    export(copy, '16_stress')
+    assert played(copy)['digest'] != before['digest']

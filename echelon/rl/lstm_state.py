@@ -27,5 +27,5 @@ def zero_state(rows: int,      # B
 def wiped(state: LSTMState,
           done: torch.Tensor) -> LSTMState:  # [B], true (or not 0) where a game ended before this step
     "The state with the memory of ended rows set to zero"
-    keep = (done == 0).view(1, -1, 1)
-    return LSTMState(torch.where(keep, state.h, 0), torch.where(keep, state.c, 0))
+    (h, c), keep = state, (done == 0).view(1, -1, 1)
+    return LSTMState(torch.where(keep, h, 0), torch.where(keep, c, 0))

@@ -34,16 +34,18 @@ def clear(mask,           # uint32 [K,S,S]
     ta = (np.float32(a + (dx > 0)) - x0)/dx if dx != 0 else far     # where the line leaves this cell, as a share of its length
     tb = (np.float32(b + (dy > 0)) - y0)/dy if dy != 0 else far
     step_a, step_b = (one/abs(dx) if dx != 0 else far), (one/abs(dy) if dy != 0 else far)
-    t, z = np.float32(0), z0
+    slab = below(floor(max(z0, z1)) + 1) & ~below(floor(min(z0, z1)))   # all heights of the line: most columns have nothing there
+    t = np.float32(0)
     while True:
-        t = min(ta, tb, one)
-        z_next = z0 + dz*t
-        lo, hi = min(z, z_next), max(z, z_next)
-        if np.uint64(mask[k, a + middle, b + middle]) & below(floor(hi) + 1) & ~below(floor(lo)): return False
-        if t >= one: return True
+        t_next = min(ta, tb, one)
+        met = np.uint64(mask[k, a + middle, b + middle]) & slab
+        if met:
+            z, z_next = z0 + dz*t, z0 + dz*t_next
+            if met & below(floor(max(z, z_next)) + 1) & ~below(floor(min(z, z_next))): return False
+        if t_next >= one: return True
         if ta < tb: a += sa; ta += step_a
         else: b += sb; tb += step_b
-        z = z_next
+        t = t_next
 
 # %% ../../nbs/15_los.ipynb #36e1de52
 SIGHT = np.float32(60.)  # vox

@@ -51,6 +51,7 @@ RULES = np.dtype([('dt', 'f4'), ('decision', 'f4'),          # s: of a tick, of 
                   ('ticks', 'i4'),                           # of a decision
                   ('limit', 'i4'), ('cut', 'i4'),            # decisions until time is up, until the game is cut (0 never)
                   ('blend', 'f4'), ('gravity', 'f4'), ('step_up', 'f4'), ('jet_ceiling', 'f4'), ('jet_heat', 'f4'),
+                  ('widest', 'f4'),                          # vox, half the width of the widest box
                   ('goal', 'f4'),                            # points that win the zone
                   *((f'w_{name}', 'f4') for name in ('approach', 'zone', 'stand', 'damage', 'kill', 'death', 'friendly', 'overheat', 'win', 'draw', 'loss')),
                   ('team_share', 'f4'), ('gamma', 'f4'),
@@ -62,6 +63,7 @@ def rules_record(config: EnvConfig) -> np.ndarray:
     limit = int(round(c.max_episode_seconds/c.decision_seconds))
     values = dict(dt=c.dt_sim, decision=c.decision_seconds, ticks=c.decision_repeat, limit=limit, cut=c.max_decisions,
                   blend=1 - np.exp(-c.dt_sim/DRIVE_TAU), gravity=GRAVITY, step_up=STEP_UP, jet_ceiling=JET_CEILING, jet_heat=JET_HEAT,
+                  widest=max(k.width for k in c.classes.values())/2,
                   goal=c.max_episode_seconds/2, team_share=c.rewards.team_share, gamma=c.rewards.gamma,
                   fire_probability=h.fire_probability, vent_heat=h.vent_heat, desired_range=h.desired_range,
                   **{n: getattr(c.rewards, n[2:]) for n in RULES.names if n.startswith('w_')})
@@ -89,6 +91,7 @@ MECH = np.dtype([
     ('shown0', 'i4'), ('shown1', 'i4'), ('shown2', 'i4'), ('shown3', 'i4'),       # row hit last, -1 none: for pictures
     ('dealt', 'f4'), ('friendly', 'f4'), ('kills', 'f4'), ('deaths', 'f4'), ('overheats', 'f4'),
     ('took', 'f4'), ('from_x', 'f4'), ('from_y', 'f4'),                           # damage suffered; sum of directions it came from, times damage
+    ('nans', 'i4'),                                                               # numbers of its action that were none
     ('potential', 'f4')])                                                         # of approach, at the last decision
 
 # %% ../../nbs/13_mech.ipynb #5e48e763
@@ -125,7 +128,7 @@ class Game(NamedTuple):
     reward: np.ndarray     # float32 [W,N]
     earned: np.ndarray     # float32 [W,N]: reward before the team shares it
     terms: np.ndarray      # float32 [W,2,R]: sums of the reward terms by team, since the last drain
-    tally: np.ndarray      # float32 [W,2,4]: kills, damage, zone points, hp margin by team, since the last drain
+    tally: np.ndarray      # float32 [W,2,5]: kills, damage, zone points, hp margin, NaN actions by team, since the last drain
 
 # %% ../../nbs/13_mech.ipynb #ac2942dd
 def pack_kinds(config: EnvConfig) -> np.ndarray:
@@ -144,10 +147,10 @@ def new_game(config: EnvConfig,
     return Game(rules_record(config), class_records(config), weapon_records(config), np.zeros(W, WORLD), np.zeros((W, N), MECH),
                 np.zeros((W, N), np.uint64), pool.move, pool.sight, pool.ground, pool.cover, pool.flow, f(N, action_dim),
                 np.ones((W, N, mask_dim), np.bool_), f(N, obs_dim), np.zeros((W, N), np.bool_), np.zeros((W, N), np.int16), f(N), f(N),
-                f(2, terms), f(2, 4))
+                f(2, terms), f(2, 5))
 
-# %% ../../nbs/13_mech.ipynb #0f542f74
-def open_game(g: Game, w: int, key: int, kinds: np.ndarray, spots: np.ndarray, zones: np.ndarray) -> None:
+# %% ../../nbs/13_mech.ipynb #b1f12f2e
+def open_game(g: Game, w: int | np.integer, key: int, kinds: np.ndarray, spots: np.ndarray, zones: np.ndarray) -> None:
     "Set world `w` to the first moment of the game with that `key`; `kinds` `[n]`, `spots` `[n,2]` of the left team, `zones` `[K,3]`"
     world, m, n, k = g.world[w:w+1], g.mech[w], len(kinds), int(key) % len(zones)
     world[:] = np.zeros(1, WORLD)

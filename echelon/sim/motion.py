@@ -54,15 +54,13 @@ def depth(x, y, z, half, height,       # one box
 # %% ../../nbs/14_motion.ipynb #c3b6c5ee
 @kernel(inline=True)
 def neighbours(g, w, i):
-    "The living rows close enough to touch mech `i` in this tick, as bits; the own team's are visited first"
+    "The living rows close enough to touch mech `i` in this tick, as bits"
     m, n, near = g.mech[w, i], g.world[w].team_size, np.uint64(0)
-    reach = g.classes[m.kind].half + np.float32(1.5)
-    for k in range(1, 2*n):
-        j = i + k if i + k < 2*n else i + k - 2*n
+    far = g.classes[m.kind].half + g.rules[0].widest + np.float32(1)
+    for j in range(2*n):
         o = g.mech[w, j]
-        far = reach + g.classes[o.kind].half
-        if o.alive != 0 and abs(m.x - o.x) < far and abs(m.y - o.y) < far: near |= np.uint64(1) << np.uint64(j)
-    return near
+        if (abs(m.x - o.x) < far) & (abs(m.y - o.y) < far) & (o.alive != 0): near |= np.uint64(1) << np.uint64(j)
+    return near & ~(np.uint64(1) << np.uint64(i))
 
 # %% ../../nbs/14_motion.ipynb #e03668dc
 @kernel(inline=True)
@@ -97,15 +95,15 @@ def push(g, w, i, near):
 # %% ../../nbs/14_motion.ipynb #09b892f7
 @kernel(inline=True)
 def standing(g, w, i, near, x, y):
-    "Height of the feet of mech `i` at `x, y`, stepping up where that is enough; -1 where it cannot go"
+    "Height of the feet of mech `i` at `x, y`, stepping up where that is enough, or -1 where it cannot go; and the footprint there"
     m, world, r = g.mech[w, i], g.world[w], g.rules[0]
     c, z = g.classes[m.kind], m.z
     columns = footprint(g.move, world.map, world.size, x, y, c.half)
     if not fits(columns, z, c.height):
         z = np.float32(floor(z) + 1)
-        if m.grounded == 0 or z - m.z > r.step_up or not fits(columns, z, c.height): return np.float32(-1)
-    if near and crowded(g, w, i, near, x, y): return np.float32(-1)
-    return z
+        if m.grounded == 0 or z - m.z > r.step_up or not fits(columns, z, c.height): return np.float32(-1), columns
+    if near and crowded(g, w, i, near, x, y): return np.float32(-1), columns
+    return z, columns
 
 # %% ../../nbs/14_motion.ipynb #29be4349
 @kernel(inline=True)
@@ -118,18 +116,19 @@ def drive(g, w, i):
     steer(m, c, r, floor_z)
     near = neighbours(g, w, i)
     x, y = m.x + m.vx*r.dt, m.y + m.vy*r.dt
-    z = standing(g, w, i, near, x, y)
+    z, columns = standing(g, w, i, near, x, y)
     if z < 0:
-        z = standing(g, w, i, near, x, m.y)
+        z, columns = standing(g, w, i, near, x, m.y)
         if z >= 0: y = m.y; m.vy = 0
         else:
             x = m.x; m.vx = 0
-            z = standing(g, w, i, near, x, y)
-            if z < 0: y, z = m.y, m.z; m.vy = 0
+            z, columns = standing(g, w, i, near, x, y)
+            if z < 0: y, z, columns = m.y, m.z, footprint(g.move, world.map, world.size, m.x, m.y, c.half); m.vy = 0
     if near:
         px, py = push(g, w, i, near)
-        if (px != 0 or py != 0) and fits(footprint(g.move, world.map, world.size, x + px, y + py, c.half), z, c.height): x += px; y += py
-    columns = footprint(g.move, world.map, world.size, x, y, c.half)
+        if px != 0 or py != 0:
+            pushed = footprint(g.move, world.map, world.size, x + px, y + py, c.half)
+            if fits(pushed, z, c.height): x, y, columns = x + px, y + py, pushed
     floor_z, new_z = ground(columns, z), z + m.vz*r.dt
     m.grounded = 1 if new_z <= floor_z else 0
     if m.grounded != 0: new_z = floor_z; m.vz = 0

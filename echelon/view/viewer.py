@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['UNIT', 'MATERIAL', 'BANDS', 'SHAPE', 'SIDES', 'CORNERS', 'TRIANGLES', 'LEVELS', 'VISOR', 'HOT', 'WRECK',
            'mix_colours', 'ground', 'palette', 'bodies', 'squad', 'beams', 'ray', 'owner_colour', 'owner', 'ring',
-           'headline', 'key_frames', 'moving', 'only', 'controls', 'battle', 'stage', 'top']
+           'seconds', 'headline', 'key_frames', 'moving', 'moment', 'controls', 'battle', 'stage', 'film', 'top']
 
 # %% ../../nbs/51_viewer.ipynb #f4817c3d
 import numpy as np
@@ -15,7 +15,8 @@ from ..draw import BLUE, GREY, INK, RED, TEAM, boxes, circle, faces, heat, lines
 
 # %% ../../nbs/51_viewer.ipynb #cd271470
 UNIT = 50
-MATERIAL = ('#c9cec4', '#9aa4ae', '#e2582b', '#63aede', '#85766a', '#5c524a', '#b9a27c', '#bfe3ea', '#78828c', '#7fa56a')
+MATERIAL = ('#c9cec4', '#9aa4ae', '#e2582b', '#63aede', '#85766a', '#5c524a', '#b9a27c', '#bfe3ea', '#78828c',
+            '#7fa56a')
 BANDS = 4
 
 # %% ../../nbs/51_viewer.ipynb #02749f22
@@ -32,8 +33,8 @@ def ground(terrain,    # [x, y, z] material codes
     quads, code = faces(terrain)
     band = np.minimum(BANDS - 1, (BANDS*quads[..., 2].mean(1)/high).astype(int))
     palette = [mix_colours(c, '#ffffff', .12 + .5*b/BANDS) for c in MATERIAL for b in range(BANDS)]
-    floor = [mix_colours(mix_colours(BLUE, RED, k/(strips - 1)), '#eceee9', .8 + .17*(1 - abs(2*k/(strips - 1) - 1)))
-             for k in range(strips)]
+    share = np.linspace(0, 1, strips)
+    floor = [mix_colours(mix_colours(BLUE, RED, k), '#eceee9', .97 - .17*abs(2*k - 1)) for k in share]
     edge, y = np.linspace(0, size[0], strips + 1), [0, 0, size[1], size[1]]
     flat = np.array([np.stack([[a, b, b, a], y, [0]*4], 1) for a, b in zip(edge, edge[1:])])
     corners = np.concatenate([quads, flat]) - [*size/2, 0]
@@ -42,9 +43,9 @@ def ground(terrain,    # [x, y, z] material codes
 
 # %% ../../nbs/51_viewer.ipynb #914dd50f
 SHAPE = np.array([
-    *[(x, y, z) for z in (0., .45) for x, y in ((-.6, -.8), (.6, -.8), (.6, .8), (-.6, .8))],        # legs
-    (-1., -1., .4), (1.15, -.75, .4), (1.15, .75, .4), (-1., 1., .4),                                # torso, below
-    (-.9, -.75, 1.), (.1, -.55, 1.), (.1, .55, 1.), (-.9, .75, 1.)])                                 # torso, above
+    *[(x, y, z) for z in (0., .45) for x, y in ((-.6, -.8), (.6, -.8), (.6, .8), (-.6, .8))],  # legs
+    (-1., -1., .4), (1.15, -.75, .4), (1.15, .75, .4), (-1., 1., .4),                      # torso, below
+    (-.9, -.75, 1.), (.1, -.55, 1.), (.1, .55, 1.), (-.9, .75, 1.)])                       # torso, above
 SIDES = np.array([(0, 1, 5, 4), (1, 2, 6, 5), (2, 3, 7, 6), (3, 0, 4, 7), (4, 5, 6, 7)])
 CORNERS = np.concatenate([SIDES, SIDES + 8])
 TRIANGLES = CORNERS[:, [0, 1, 2, 0, 2, 3]].reshape(-1, 3)
@@ -63,10 +64,12 @@ def bodies(frame,        # dict of `World.frame`
            known,        # [N] mechs that ever lived
            scale=1.5):
     "Corners `[n, 16, 3]` in fiftieths of a voxel and colour `[n, 20]` per triangle"
-    pos, (half, high), alive = frame['pos'][rows], frame['half'][rows].T.astype(float), frame['alive'][rows].astype(bool)
+    pos, (half, high) = frame['pos'][rows], frame['half'][rows].T.astype(float)
+    alive = frame['alive'][rows].astype(bool)
     c, s = frame['heading'][rows].T.astype(float)
     half, low = half*scale*known[rows], np.where(alive, np.where(frame['fallen'][rows], .55, 1.), .4)
-    x, y, z = (SHAPE[None] * np.stack([half, half, high*scale*low*known[rows]], 1)[:, None]).transpose(2, 0, 1)
+    size = np.stack([half, half, high*scale*low*known[rows]], 1)
+    x, y, z = (SHAPE[None]*size[:, None]).transpose(2, 0, 1)
     at = np.stack([x*c[:, None] - y*s[:, None], x*s[:, None] + y*c[:, None], z], -1) + pos[:, None]
     level = np.clip(((1 - frame['hp'][rows])*LEVELS).astype(int), 0, LEVELS - 1)
     shade = np.repeat(level[:, None], len(TRIANGLES), 1)
@@ -81,14 +84,15 @@ def squad(frame, rows, known, team):
     tri = (TRIANGLES + len(SHAPE)*np.arange(len(rows))[:, None, None]).reshape(-1, 3)
     body = mesh(np.zeros((0, 4, 3)), [], palette(team))
     x, y, z = (tidy(at[..., k].ravel()) for k in range(3))
-    return body.update(x=x, y=y, z=z, i=tidy(tri[:, 0]), j=tidy(tri[:, 1]), k=tidy(tri[:, 2]), intensity=tidy(shade.ravel()))
+    return body.update(x=x, y=y, z=z, i=tidy(tri[:, 0]), j=tidy(tri[:, 1]), k=tidy(tri[:, 2]),
+                       intensity=tidy(shade.ravel()))
 
 # %% ../../nbs/51_viewer.ipynb #cce0b164
 def beams(frame):
     "Lines of the shots as two lists of points `[k, 3]`, by team; a row of NaN between two shots"
     ends = frame['shots'].reshape(-1, 2, 3).astype(float)
-    muzzle = frame['pos'] + np.stack([0*frame['half'][:, 1], 0*frame['half'][:, 1], .75*frame['half'][:, 1]], 1)
-    owner = np.linalg.norm(ends[:, :1] - muzzle[None], axis=-1).argmin(1) if len(ends) else np.zeros(0, int)
+    middle = frame['pos'] + frame['half'][:, 1:]*[0, 0, .5]
+    owner = np.linalg.norm(ends[:, :1] - middle[None], axis=-1).argmin(1) if len(ends) else np.zeros(0, int)
     path = np.concatenate([ends, np.full((len(ends), 1, 3), np.nan)], 1)
     return [path[frame['team'][owner] == t].reshape(-1, 3) for t in range(2)]
 
@@ -96,7 +100,8 @@ def beams(frame):
 def ray(path, team):
     "Laser lines of one team in space"
     x, y, z = (tidy(np.round(UNIT*path[:, k]).astype(np.float32) if len(path) else [0.]) for k in range(3))
-    return go.Scatter3d(x=x, y=y, z=z, mode='lines', line=dict(color=TEAM[team], width=6), hoverinfo='skip', connectgaps=False)
+    bright = mix_colours(TEAM[team], '#ffffff', .3)
+    return go.Scatter3d(x=x, y=y, z=z, mode='lines', line=dict(color=bright, width=7), hoverinfo='skip')
 
 # %% ../../nbs/51_viewer.ipynb #ffa2faf4
 def owner_colour(frame): return {0: BLUE, 1: RED}.get(owner(frame), GREY)
@@ -109,53 +114,65 @@ def owner(frame):
 def ring(frame):
     "The capture zone: a rim and a tinted floor"
     x, y, radius = (float(v) for v in frame['zone'])
-    turn, colour = np.linspace(0, 2*np.pi, 49), owner_colour(frame)
-    at = UNIT*np.stack([x + radius*np.cos(turn), y + radius*np.sin(turn), 0*turn + .3], 1)
-    k, wide = np.arange(48), [tidy(np.round(np.r_[c, m]).astype(int)) for c, m in zip(at.T, UNIT*np.array([x, y, .3]))]
-    floor = go.Mesh3d(x=wide[0], y=wide[1], z=wide[2], i=tidy(k), j=tidy(k + 1), k=tidy(0*k + 49), color=colour, opacity=.25,
-                      flatshading=True, hoverinfo='skip', lighting=dict(ambient=1., diffuse=0., specular=0.))
-    rim = go.Scatter3d(x=wide[0][:-1], y=wide[1][:-1], z=wide[2][:-1], mode='lines', line=dict(color=colour, width=7), hoverinfo='skip')
+    turn, colour, k = np.linspace(0, 2*np.pi, 49), owner_colour(frame), np.arange(48)
+    at = np.stack([np.r_[x + radius*np.cos(turn), x], np.r_[y + radius*np.sin(turn), y], np.full(50, .3)])
+    px, py, pz = (tidy(np.round(UNIT*c).astype(int)) for c in at)
+    floor = go.Mesh3d(x=px, y=py, z=pz, i=tidy(k), j=tidy(k + 1), k=tidy(0*k + 49), color=colour, opacity=.25,
+                      hoverinfo='skip', flatshading=True, lighting=dict(ambient=1., diffuse=0., specular=0.))
+    rim = go.Scatter3d(x=px[:-1], y=py[:-1], z=pz[:-1], mode='lines', line=dict(color=colour, width=7),
+                       hoverinfo='skip')
     return floor, rim
+
+# %% ../../nbs/51_viewer.ipynb #9923d878
+def seconds(frame, tick=.05):
+    "Time of a frame, from `film` or from its tick; `tick`: seconds per tick of the simulator"
+    return float(frame['seconds']) if 'seconds' in frame else float(np.ravel(frame['tick'])[0])*tick
 
 # %% ../../nbs/51_viewer.ipynb #eadf6aab
 def headline(frame, tick=.05):  # seconds per tick
     "Time, score and how many still stand, as one line"
     team, alive = frame['team'], frame['alive'].astype(bool)
-    side = [f'<b style="color:{TEAM[t]}">{n} {frame["score"][t]:.0f}</b> ({(alive & (team == t)).sum()} alive)'
+    left = [(alive & (team == t)).sum() for t in range(2)]
+    side = [f'<b style="color:{TEAM[t]}">{n} {frame["score"][t]:.0f}</b> ({left[t]} alive)'
             for t, n in enumerate(('Blue', 'Red'))]
     hold = {0: 'blue holds the zone', 1: 'red holds the zone'}.get(owner(frame), 'nobody holds the zone')
-    return f'{float(np.ravel(frame["tick"])[0])*tick:.1f} s   {side[0]} : {side[1]}   {hold}'
+    return f'{seconds(frame, tick):.1f} s   {side[0]} : {side[1]}   {hold}'
 
 # %% ../../nbs/51_viewer.ipynb #209ef76f
 def key_frames(frames, keys=200):
     "At most `keys` of the frames, first and last among them; each keeps the shots since the one before"
     step = -(-max(1, len(frames) - 1)//max(1, keys - 1))
-    kept = [*range(0, len(frames) - 1, step), len(frames) - 1]
-    gather = lambda a, b: np.concatenate([f['shots'].reshape(-1, 6) for f in frames[a + 1:b + 1]] or [frames[b]['shots'].reshape(-1, 6)])
+    kept = sorted({*range(0, len(frames), step), len(frames) - 1})
+    gather = lambda a, b: np.concatenate([f['shots'].reshape(-1, 6) for f in frames[a + 1:b + 1]])
     return [{**frames[b], 'shots': gather(a, b)} for a, b in zip([-1, *kept], kept)]
 
 # %% ../../nbs/51_viewer.ipynb #b564b017
 def moving(frame, teams, known):
-    "What changes from frame to frame, as five traces: mechs and beams of both teams, rim of the zone"
-    paths = beams(frame)
-    return [*(squad(frame, teams[t], known, t) for t in range(2)), *(ray(paths[t], t) for t in range(2)), ring(frame)[1]]
+    "What changes between frames, as six traces: floor and rim of the zone, mechs and beams of both teams"
+    packs = [squad(frame, rows, known, t) for t, rows in enumerate(teams)]
+    return [*ring(frame), *packs, *(ray(p, t) for t, p in enumerate(beams(frame)))]
 
-# %% ../../nbs/51_viewer.ipynb #d096f469
-def only(trace, *names):
-    "The named parts of a trace, for a frame that updates it"
-    d = trace.to_plotly_json()
-    return {'type': d['type'], **{n: d[n] for n in names}}
+# %% ../../nbs/51_viewer.ipynb #4957baed
+def moment(name, frame, teams, known, tick):
+    "A key frame: of each moving trace only what can change"
+    changes = [('color',), ('line',), *[('x', 'y', 'z', 'intensity')]*2, *[('x', 'y', 'z')]*2]
+    full = [t.to_plotly_json() for t in moving(frame, teams, known)]
+    parts = [{'type': d['type'], **{n: d[n] for n in names}} for d, names in zip(full, changes)]
+    return go.Frame(name=name, data=parts, traces=list(range(1, 7)), layout_title_text=headline(frame, tick))
 
 # %% ../../nbs/51_viewer.ipynb #a14f781d
 def controls(names, times, pace):
     "Play and pause buttons and a slider over the frames"
-    go_to = lambda wait: dict(mode='immediate', fromcurrent=True, transition_duration=0, frame=dict(duration=wait, redraw=True))
-    args = lambda which, wait: [which, dict(mode='immediate', fromcurrent=True, transition=dict(duration=0), frame=dict(duration=wait, redraw=True))]
-    buttons = [dict(label='▶ Play', method='animate', args=args(None, pace)), dict(label='❚❚ Pause', method='animate', args=args([None], 0))]
-    steps = [dict(label=t, method='animate', args=args([n], 0)) for n, t in zip(names, times)]
+    at_once = dict(mode='immediate', fromcurrent=True, transition=dict(duration=0))
+    def go_to(which, wait):
+        return dict(method='animate', args=[which, {**at_once, 'frame': dict(duration=wait, redraw=True)}])
+    buttons = [dict(label='▶ Play', **go_to(None, pace)), dict(label='❚❚ Pause', **go_to([None], 0))]
+    steps = [dict(label=t, **go_to([n], 0)) for n, t in zip(names, times)]
     look = dict(bgcolor='white', bordercolor='#b8c0c8', font=dict(size=12))
-    return (dict(type='buttons', direction='left', showactive=False, x=0, y=0, xanchor='left', yanchor='top', pad=dict(t=12, l=8), buttons=buttons, **look),
-            dict(active=0, x=.2, len=.79, y=0, pad=dict(t=6), steps=steps, currentvalue=dict(visible=False), ticklen=0, minorticklen=0, **look))
+    return (dict(type='buttons', direction='left', showactive=False, x=0, y=0, xanchor='left', yanchor='top',
+                 pad=dict(t=12, l=8), buttons=buttons, **look),
+            dict(active=0, x=.2, len=.79, y=0, pad=dict(t=6), steps=steps, currentvalue=dict(visible=False),
+                 ticklen=0, minorticklen=0, **look))
 
 # %% ../../nbs/51_viewer.ipynb #fee78c51
 def battle(frames,        # dicts of `World.frame`, in order
@@ -172,17 +189,12 @@ def battle(frames,        # dicts of `World.frame`, in order
     teams = [np.flatnonzero(np.asarray(first['team']) == t) for t in range(2)]
     size = size or terrain.shape[0]
     names = [str(k) for k in range(len(frames))]
-    body, line = ('x', 'y', 'z', 'intensity'), ('x', 'y', 'z')
-    shots = []
-    for n, f in zip(names, frames):
-        parts = [only(m, *(body if k < 2 else line if k < 4 else ('line',))) for k, m in enumerate(moving(f, teams, known))]
-        floor = {'type': 'mesh3d', 'color': owner_colour(f)}
-        shots.append(go.Frame(name=n, data=[floor, *parts], traces=[1, 2, 3, 4, 5, 6], layout=dict(title_text=headline(f, tick))))
-    times = [f'{float(np.ravel(f["tick"])[0])*tick:.0f} s' for f in frames]
-    gap = 1000*tick*(float(np.ravel(frames[-1]['tick'])[0]) - float(np.ravel(first['tick'])[0]))/max(1, len(frames) - 1)/speed
-    buttons, slider = controls(names, times, round(gap))
-    fig = go.Figure([ground(terrain), ring(first)[0], *moving(first, teams, known)], frames=shots)
-    return stage(fig, size, terrain.shape[2]).update_layout(height=height, title_text=headline(first, tick), updatemenus=[buttons], sliders=[slider])
+    moments = [moment(n, f, teams, known, tick) for n, f in zip(names, frames)]
+    gap = (seconds(frames[-1], tick) - seconds(first, tick))/max(1, len(frames) - 1)
+    buttons, slider = controls(names, [f'{seconds(f, tick):.0f} s' for f in frames], round(1000*gap/speed))
+    fig = go.Figure([ground(terrain), *moving(first, teams, known)], frames=moments)
+    return stage(fig, size, terrain.shape[2]).update_layout(
+        height=height, title_text=headline(first, tick), updatemenus=[buttons], sliders=[slider])
 
 # %% ../../nbs/51_viewer.ipynb #536f9b91
 def stage(fig, size, high):
@@ -190,21 +202,35 @@ def stage(fig, size, high):
     half, off = UNIT*size/2, dict(visible=False, showbackground=False)
     return fig.update_layout(
         margin=dict(l=0, r=0, t=48, b=64), showlegend=False, uirevision='keep',
-        scene=dict(xaxis=dict(range=[-half, half], **off), yaxis=dict(range=[-half, half], **off), zaxis=dict(range=[0, UNIT*high], **off),
+        scene=dict(xaxis=dict(range=[-half, half], **off), yaxis=dict(range=[-half, half], **off),
+                   zaxis=dict(range=[0, UNIT*high], **off),
                    aspectmode='manual', aspectratio=dict(x=1.8, y=1.8, z=1.8*high/size),
-                   camera=dict(eye=dict(x=0, y=-1.15, z=1.5), center=dict(x=0, y=-.07, z=-.2))))
+                   camera=dict(eye=dict(x=0, y=-1.18, z=1.56), center=dict(x=0, y=-.14, z=-.2))))
+
+# %% ../../nbs/51_viewer.ipynb #e7075079
+def film(world, act=None, w=0):  # `act(world)` gives the action, or None where scripts play all rows
+    "Frames of game `w` from now to its end, with the `seconds` since now"
+    frames, ended = [{**world.frame(w), 'seconds': 0.}], False
+    while not ended:
+        world.step(act(world) if act else None)
+        ended = bool(world.terminated[w] or world.truncated[w])
+        if ended and world.autoreset: break
+        frames.append({**world.frame(w), 'seconds': len(frames)*world.spec.dt})
+    return frames
 
 # %% ../../nbs/51_viewer.ipynb #1e0bb243
 def top(frame, terrain, title=None, tick=.05, height=520):
-    "A still from above: heights, mechs with their noses, shots, zone; wrecks in grey"
+    "A still from above: heights, zone, wrecks, mechs with their noses, shots dotted"
     high = np.where(terrain > 0, np.arange(1, terrain.shape[2] + 1), 0).max(2)
-    alive, team, x = frame['alive'].astype(bool), frame['team'], int(-1)
+    alive, team = frame['alive'].astype(bool), frame['team']
     pos, half, nose = frame['pos'][:, :2], frame['half'][:, 0], frame['heading']
-    parts = [heat(high, z='height, voxels', colours=((0, '#f4f5f1'), (1, '#66727e')), low=0), circle(*map(float, frame['zone']), owner_colour(frame), 'zone')]
+    x, y, radius = map(float, frame['zone'])
+    dead, ends = ~alive & (half > 0), np.concatenate([pos, pos + 2.2*half[:, None]*nose], 1)
+    parts = [heat(high, z='height, voxels', colours=((0, '#f4f5f1'), (1, '#66727e')), low=0),
+             circle(x, y, radius, owner_colour(frame), 'zone'),
+             boxes(pos[dead], half[dead], nose[dead], '#7b8087', 'wreck')]
     for t, name in enumerate(('blue', 'red')):
-        on = alive & (team == t)
-        ends = np.concatenate([pos, pos + 2.2*half[:, None]*nose], 1)[on]
-        path = beams(frame)[t][:, :2].reshape(-1, 3, 2)[:, :2].reshape(-1, 4)
-        parts += [lines(path, '#f0a500' if t == 0 else '#e86a5a', '', 1.5), boxes(pos[on], half[on], nose[on], TEAM[t], name), lines(ends, INK, '', 1.5)]
-    dead = ~alive & (half > 0)
-    return scene(*parts, boxes(pos[dead], half[dead], nose[dead], '#7b8087', 'wreck'), title=title or headline(frame, tick), height=height)
+        on, path = alive & (team == t), beams(frame)[t][:, :2].reshape(-1, 3, 2)[:, :2]
+        parts += [boxes(pos[on], half[on], nose[on], TEAM[t], name), lines(ends[on], INK, '', 1.5),
+                  lines(path, TEAM[t], '', 2, 'dot')]
+    return scene(*parts, title=title or headline(frame, tick), height=height)

@@ -1,0 +1,106 @@
+"What guards the mech world: a battle is a function of its seed, whatever plays beside it."
+import numba
+import numpy as np
+import pytest
+
+from echelon.world import make
+
+SMALL = dict(world=dict(size=48, pool=3), pack=(1, 1, 1, 1), max_episode_seconds=30.)
+
+
+def battle(world, steps, blue='heuristic', red='recruit'):
+    "Digests `[steps, W]` of a run of two scripts"
+    scripts = world.spec.scripts
+    blue, red = (1 + scripts.index(s) for s in (blue, red))
+    world.control[:] = np.where(np.array(world.spec.team) == 0, blue, red)
+    return np.array([(world.step(), world.digest())[1] for _ in range(steps)])
+
+
+@pytest.mark.parametrize('config', [SMALL, {}], ids=['small', '10v10'])
+def test_a_world_alone_plays_the_same_battle(config):
+    many = make('mech', worlds=64, seed=4, **config)
+    steps = 260 if config else 60
+    together = battle(many, steps)
+    for w in (0, 37, 63):
+        alone = make('mech', worlds=1, seed=many.seeds[w:w + 1].copy(), **config)
+        assert (battle(alone, steps)[:, 0] == together[:, w]).all(), f'world {w}'
+    assert len(set(together[-1].tolist())) == 64
+
+
+def test_threads_change_nothing():
+    runs, before = [], numba.get_num_threads()
+    for threads in range(1, min(2, numba.config.NUMBA_NUM_THREADS) + 1):
+        numba.set_num_threads(threads)
+        runs.append(battle(make('mech', worlds=16, seed=4, **SMALL), 200))
+    numba.set_num_threads(before)
+    if len(runs) == 1: pytest.skip('this machine has one core')
+    assert (runs[0] == runs[1]).all()
+
+
+def test_state_goes_on_elsewhere():
+    a = make('mech', worlds=5, seed=1, **SMALL)
+    battle(a, 70)
+    b = make('mech', worlds=5, seed=2, **SMALL)
+    b.load_state(a.state())
+    assert (battle(a, 90) == battle(b, 90)).all() and (a.obs == b.obs).all() and (a.reward == b.reward).all()
+
+
+@pytest.mark.parametrize('pack', [(1, 5, 3, 1), (0, 0, 2, 2)])
+def test_swapped_actions_mirror_the_battle(pack):
+    "Red doing the mirror image of what blue does keeps the battle a mirror image, to the last bit"
+    world = make('mech', worlds=4, seed=3, autoreset=False, world=dict(size=60, pool=4), pack=pack)
+    n, rng, mirror = sum(pack), np.random.default_rng(0), np.float32([1, -1, 1, -1, 1, 1, 1, 1, 1])
+    for _ in range(300):
+        blue = rng.uniform(-1, 1, (4, n, 9)).astype(np.float32)
+        blue[..., 0] = np.abs(blue[..., 0])
+        world.step(np.concatenate([blue, blue*mirror], 1))
+        m = world.game_arrays.mech
+        left, right = m[:, :n], m[:, n:]
+        for name in ('x', 'vx', 'hx'): assert (left[name] == -right[name]).all(), name
+        for name in 'y z vy hy hp heat alive shut in_zone'.split(): assert (left[name] == right[name]).all(), name
+    assert (m['hp'] < world.game_arrays.classes['hp'][m['kind']]).any() or pack == (0, 0, 2, 2)
+    score = world.game_arrays.world
+    assert (score['score0'] == score['score1']).all()
+
+
+def test_a_blind_swap_of_sides_swaps_the_result():
+    "Heuristic against idle and idle against heuristic are the same battle seen from the other side"
+    results = []
+    for blue, red in (('heuristic', 'idle'), ('idle', 'heuristic')):
+        world = make('mech', worlds=8, seed=9, autoreset=False, **SMALL)
+        battle(world, 125, blue, red)
+        results.append((world.stats['win'].copy(), world.stats['kill'].copy()))
+    assert (results[0][0] == results[1][0][:, ::-1]).all() and (results[0][1] == results[1][1][:, ::-1]).all()
+    assert results[0][0][:, 0].sum() == 8
+
+
+def test_max_decisions_cuts():
+    world = make('mech', worlds=2, seed=0, autoreset=False, max_decisions=7, **SMALL)
+    for t in range(7):
+        assert not world.truncated.any()
+        world.step()
+    assert world.truncated.all() and not world.terminated.any()
+
+
+def test_an_ended_game_stays_as_it_ended():
+    world = make('mech', worlds=2, seed=0, autoreset=False, max_decisions=3, **SMALL)
+    for _ in range(3): world.step()
+    before, obs = world.digest(), world.obs.copy()
+    world.step(np.ones_like(world.action))
+    assert (world.digest() == before).all() and (world.obs == obs).all()
+    assert not world.reward.any() and world.truncated.all()
+    world.reset()
+    assert not world.truncated.any() and world.first.all()
+
+
+def test_wrong_actions_are_named():
+    world = make('mech', worlds=2, **SMALL)
+    for call, line in ((lambda: world.step(np.zeros((2, 8, 3), np.float32)), r'shape \(2, 8, 3\).*expected \(2, 8, 9\)'),
+                       (lambda: world.step(np.zeros((2, 8, 9))), 'float64.*float32'),
+                       (lambda: world.spec.row('green_1'), "agent 'green_1': expected one of blue_0")):
+        with pytest.raises(ValueError, match=line): call()
+
+
+def test_a_map_too_small_is_refused():
+    with pytest.raises(ValueError, match='world.size = 20: too small for 10 mechs'):
+        make('mech', world=dict(size=20))
