@@ -1,7 +1,7 @@
 PYTHON  ?= python3
 VENV    ?= .venv
 RUN     ?= demo
-UPDATES ?= 200
+UPDATES ?= 400
 ARGS    ?=
 BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready

@@ -24,7 +24,8 @@ import echelon
 class Parser(argparse.ArgumentParser):
     "An argument parser whose complaint is one line, and whose help names the defaults"
     def __init__(self, **options: Any):
-        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter, **options)
+        super().__init__(allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+                         **options)
     def error(self, message):
         self.exit(2, f'{self.prog}: {message}\n')
 
@@ -45,15 +46,17 @@ def parameters(notebook: Path) -> list[Parameter]:
         if not isinstance(node, (ast.Assign, ast.AnnAssign)) or node.value is None: continue
         name = node.targets[0] if isinstance(node, ast.Assign) else node.target
         doc = lines[node.end_lineno - 1].encode()[node.end_col_offset:].decode()
-        found.append(Parameter(name.id, ast.literal_eval(node.value), doc.strip(' #')))
+        found.append(Parameter(ast.unparse(name), ast.literal_eval(node.value), doc.strip(' #')))
     return found
 
 # %% ../nbs/55_cli.ipynb #6094fb24
 def repository() -> Path:
-    "The folder that holds the book: the first with a `settings.ini` at or above the working folder, or around this package"
+    """The folder that holds the book: the first with a `settings.ini` at or above the working folder, or
+    around this package"""
     for folder in (Path.cwd(), *Path.cwd().parents, Path(echelon.__file__).resolve().parent.parent):
         if (folder/'settings.ini').exists() and (folder/'nbs').is_dir(): return folder
-    raise ValueError(f'{Path.cwd()}: expected a folder inside a clone of the repository, where nbs/train.ipynb is')
+    raise ValueError(f'{Path.cwd()}: expected a folder inside a clone of the repository, where '
+                     f'nbs/train.ipynb is')
 
 # %% ../nbs/55_cli.ipynb #97187912
 def add_flag(parser: argparse.ArgumentParser, p: Parameter):
@@ -61,7 +64,8 @@ def add_flag(parser: argparse.ArgumentParser, p: Parameter):
     doc = f'{p.doc} (default: {p.default!r})'.replace('%', '%%')
     options: dict[str, Any] = dict(dest=p.name, default=argparse.SUPPRESS, help=doc)
     if isinstance(p.default, bool): options |= dict(action=argparse.BooleanOptionalAction)
-    elif isinstance(p.default, (int, float)): options |= dict(type=type(p.default), metavar=type(p.default).__name__)
+    elif isinstance(p.default, (int, float)):
+        options |= dict(type=type(p.default), metavar=type(p.default).__name__)
     else: options |= dict(metavar='text')
     parser.add_argument('--' + p.name.replace('_', '-'), **options)
 
@@ -77,7 +81,7 @@ def execute(name: str,                # of the run
             values: dict[str, Any]):  # parameters of the notebook
     "Run the training notebook into `runs/name/train.ipynb`; gives the path"
     if not re.fullmatch(r'[\w][\w.-]*', name):
-        raise ValueError(f'run = {name!r}: expected the name of a folder, of letters, digits, dots and dashes')
+        raise ValueError(f'run = {name!r}: expected the name of a folder: letters, digits, dots, dashes')
     os.environ.setdefault('JUPYTER_PREFER_ENV_PATH', '1')  # the kernel of this Python, not of the user's home
     import papermill
     from papermill.exceptions import PapermillExecutionError
@@ -85,7 +89,8 @@ def execute(name: str,                # of the run
     out = root/'runs'/name/'train.ipynb'
     out.parent.mkdir(parents=True, exist_ok=True)
     try:
-        papermill.execute_notebook(root/'nbs'/'train.ipynb', out, parameters={**values, 'run': name}, cwd=root,
+        papermill.execute_notebook(root/'nbs'/'train.ipynb', out, parameters={**values, 'run': name},
+                                   cwd=root,
                                    progress_bar=False, stdout_file=sys.stdout, stderr_file=sys.stderr)
     except PapermillExecutionError as error:
         raise Stopped(f'{error.evalue} (see {out})', error.ename in ('ValueError', 'ConfigError')) from None
@@ -114,18 +119,25 @@ def show(result: dict[str, Any], as_json: bool) -> int:
     from rich.console import Console
     from rich.table import Table
     table = Table('what', 'value', show_edge=False)
-    for key, value in result.items(): table.add_row(key, f'{value:,.3f}' if isinstance(value, float) else str(value))
+    for key, value in result.items():
+        table.add_row(key, f'{value:,.3f}' if isinstance(value, float) else str(value))
     Console().print(table)
     return 0
 
 # %% ../nbs/55_cli.ipynb #d708248c
 def evaluate(args) -> int:
-    "Play games against a script and count"
-    from echelon.training.evaluation import examine
-    return show(examine(args.checkpoint, args.opponent, args.games, args.seed), args.json)
+    "Examine a trained policy over whole games from both sides"
+    from echelon.training.evaluation import evaluate as examined
+    from echelon.training.trainer import load_policy
+    model, about = load_policy(args.checkpoint)
+    run = about['config']
+    stats = examined(model, run['world'], run['world_config'], args.opponent, args.games, args.seed)
+    result = {k: None if v != v else v for k, v in vars(stats).items()}  # a side never played has no rate
+    return show(result | dict(mean_length=stats.mean_episode_length), args.json)
 
+# %% ../nbs/55_cli.ipynb #2b580407
 def bench(args) -> int:
-    "Measure this machine"
+    "Measure how fast this machine simulates and learns"
     from echelon.training.bench import bench
     return show(bench(args.seconds, args.repeats, args.updates), args.json)
 
@@ -153,8 +165,9 @@ def parser() -> Parser:
     p = command('train', train)
     for parameter in parameters(repository()/'nbs'/'train.ipynb'): add_flag(p, parameter)
     p = command('eval', evaluate)
-    p.add_argument('checkpoint', help='a run, its folder, or the folder of one checkpoint')
-    p.add_argument('--opponent', default='heuristic', help='script on the other side')
+    p.add_argument('checkpoint', help='folder of a run (its best policy, else its last) or of one checkpoint')
+    p.add_argument('--opponent', default='heuristic',
+                   help='who plays the other side: a script of the world, or random')
     p.add_argument('--games', type=at_least(1), default=200, help='whole games, sides swapped on every map')
     p.add_argument('--seed', type=at_least(0), default=0, help='of all chance')
     p.add_argument('--json', action='store_true', help='one JSON object as the last line')

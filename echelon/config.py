@@ -20,13 +20,14 @@ def expected(model: type[BaseModel], error: ValidationError) -> str:
     inner = fault.get('ctx', {}).get('error')
     if isinstance(inner, ConfigError): return str(inner)
     key = '.'.join([model.__name__, *map(str, fault['loc'])])
-    if fault['type'] == 'extra_forbidden': return f"{key}: unknown key; known are {', '.join(model.model_fields)}"
+    if fault['type'] == 'extra_forbidden':
+        return f"{key}: unknown key; known are {', '.join(model.model_fields)}"
     if isinstance(inner, ValueError): return f'{key}: {inner}'
     return f"{key} = {fault['input']!r}: {fault['msg'].replace('Input should be', 'expected')}"
 
 # %% ../nbs/01_config.ipynb #5142a487
 class Strict(BaseModel):
-    "A frozen table of settings; an unknown key, a wrong type or a value out of range raises a one-line `ConfigError`"
+    "A frozen table of settings; an unknown key, a wrong type or value raises a one-line `ConfigError`"
     model_config = ConfigDict(extra='forbid', frozen=True, strict=True, validate_default=True)
     def __init__(self, **values: Any):
         try: super().__init__(**values)
@@ -50,8 +51,10 @@ class Weapon(Strict):
 WEAPONS = dict(
     laser     = Weapon(range=8., damage=14., heat=22., cooldown=.6, arc=120., target_heat=6.),
     flamer    = Weapon(range=4.5, damage=4., heat=10., cooldown=.15, arc=90., target_heat=15.),
-    missiles  = Weapon(range=50., damage=40., stability=15., heat=45., cooldown=3., arc=180., speed=12., splash=2.5, splash_share=.5),
-    gauss     = Weapon(range=20., damage=50., stability=60., heat=15., cooldown=4., arc=60., speed=40., splash=1.5, splash_share=.5),
+    missiles  = Weapon(range=50., damage=40., stability=15., heat=45., cooldown=3., arc=180.,
+                       speed=12., splash=2.5, splash_share=.5),
+    gauss     = Weapon(range=20., damage=50., stability=60., heat=15., cooldown=4., arc=60.,
+                       speed=40., splash=1.5, splash_share=.5),
     autocannon= Weapon(range=12., damage=8., stability=5., heat=6., cooldown=.2, arc=90., speed=25.),
     painter   = Weapon(range=10., heat=5., cooldown=1., arc=60.),
     smoke     = Weapon(range=20., heat=10., cooldown=5., arc=180., speed=15., splash=4.),
@@ -78,14 +81,18 @@ class MechClass(Strict):
 
 # %% ../nbs/01_config.ipynb #86ce4228
 CLASSES = dict(
-    scout  = MechClass(width=1.2, height=1.8, speed=7.0, yaw_rate=1.8, jet=18., hp=60., leg=30., capacity=75., cooling=13., mass=20.,
-                       primary='painter', special='smoke', suite='RECON'),
-    light  = MechClass(width=1.5, height=2.0, speed=6.8, yaw_rate=1.5, jet=16., hp=80., leg=40., capacity=80., cooling=12., mass=35.,
-                       primary='flamer', secondary='laser', tertiary='painter', special='smoke', suite='SKIRMISH'),
-    medium = MechClass(width=2.5, height=3.0, speed=5.5, yaw_rate=1.0, hp=150., leg=75., capacity=100., cooling=11., mass=55.,
-                       primary='laser', secondary='autocannon', tertiary='painter', special='smoke', suite='ASSAULT'),
-    heavy  = MechClass(width=3.5, height=4.0, speed=2.5, yaw_rate=.6, hp=200., leg=100., capacity=130., cooling=10., mass=85.,
-                       primary='laser', secondary='missiles', tertiary='gauss', special='smoke', suite='FIRE_SUPPORT'),
+    scout  = MechClass(width=1.2, height=1.8, speed=7.0, yaw_rate=1.8, jet=18., hp=60., leg=30.,
+                       capacity=75., cooling=13., mass=20., suite='RECON',
+                       primary='painter', special='smoke'),
+    light  = MechClass(width=1.5, height=2.0, speed=6.8, yaw_rate=1.5, jet=16., hp=80., leg=40.,
+                       capacity=80., cooling=12., mass=35., suite='SKIRMISH',
+                       primary='flamer', secondary='laser', tertiary='painter', special='smoke'),
+    medium = MechClass(width=2.5, height=3.0, speed=5.5, yaw_rate=1.0, hp=150., leg=75.,
+                       capacity=100., cooling=11., mass=55., suite='ASSAULT',
+                       primary='laser', secondary='autocannon', tertiary='painter', special='smoke'),
+    heavy  = MechClass(width=3.5, height=4.0, speed=2.5, yaw_rate=.6, hp=200., leg=100.,
+                       capacity=130., cooling=10., mass=85., suite='FIRE_SUPPORT',
+                       primary='laser', secondary='missiles', tertiary='gauss', special='smoke'),
 )
 CLASS_NAMES = tuple(CLASSES)  # the order is the class code: 0 scout, 1 light, 2 medium, 3 heavy
 
@@ -106,24 +113,26 @@ class WorldConfig(Strict):
     @field_validator('zone_radius')
     @classmethod
     def ordered(cls, radius):
-        require(1 <= radius[0] <= radius[1] <= 32, f'zone_radius = {radius}: expected two numbers in order, from 1 to 32'); return radius
+        require(1 <= radius[0] <= radius[1] <= 32,
+                f'zone_radius = {radius}: expected two numbers in order, from 1 to 32')
+        return radius
 
 # %% ../nbs/01_config.ipynb #3f9a02e4
 class RewardConfig(Strict):
     "Weights of the reward terms; a term with weight 0 is still logged"
-    approach: float = 1.        # per map width of way toward the zone
+    approach: float = 3.        # per map width of way toward the zone
     zone: float = .04           # per point the team scores, to everyone in it
     stand: float = .02          # per second in the zone, to the mech that stands there
-    damage: float = .004        # per hit point taken from an enemy
-    kill: float = .5            # per enemy destroyed, shared by those who hit last
-    death: float = -.3          # on being destroyed
-    friendly: float = -.004     # per hit point taken from the own side
+    damage: float = .015        # per hit point taken from an enemy
+    kill: float = 1.            # per enemy destroyed, shared by those who hit last
+    death: float = -.2          # on being destroyed
+    friendly: float = -.015     # per hit point taken from the own side
     overheat: float = -.1       # per shutdown
-    win: float = 5.
+    win: float = 6.
     draw: float = 0.
-    loss: float = -5.
+    loss: float = -6.
     team_share: float = Field(.3, ge=0, le=1)      # 0: to each his own, 1: the mean of the team to everyone
-    gamma: float = Field(.99, gt=0, le=1)          # discount of the approach potential
+    gamma: float = Field(.995, gt=0, le=1)         # discount of the approach potential, as the learner's
 
 # %% ../nbs/01_config.ipynb #ea93e2a1
 class HeuristicConfig(Strict):
@@ -162,13 +171,17 @@ class EnvConfig(Strict):
     def consistent(self):
         require(min(self.pack) >= 0 and 1 <= self.team_size <= 32,
                 f'pack = {self.pack} × packs_per_team = {self.packs_per_team}: expected 1 to 32 mechs a team')
-        require(tuple(self.classes) == CLASS_NAMES, f'classes = {tuple(self.classes)}: expected {CLASS_NAMES}')
+        require(tuple(self.classes) == CLASS_NAMES,
+                f'classes = {tuple(self.classes)}: expected {CLASS_NAMES}')
         for name, c in self.classes.items():
             for slot in ('primary', 'secondary', 'tertiary', 'special'):
                 weapon = getattr(c, slot)
-                require(not weapon or weapon in self.weapons, f'classes.{name}.{slot} = {weapon!r}: expected one of {tuple(self.weapons)}')
+                require(not weapon or weapon in self.weapons,
+                        f'classes.{name}.{slot} = {weapon!r}: expected one of {tuple(self.weapons)}')
         room = spawn_room(self.world.size)
-        require(self.team_size <= room, f'world.size = {self.world.size}: too small for {self.team_size} mechs a team; expected room for them, it has {room} places')
+        require(self.team_size <= room,
+                f'world.size = {self.world.size}: too small for {self.team_size} mechs a team; '
+                f'expected room for them, it has {room} places')
         return self
 
 # %% ../nbs/01_config.ipynb #1b482263

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['ConfigError', 'require', 'source', 'imported', 'source_key', 'cache_root', 'kernel', 'scrambled', 'mix', 'draw']
 
-# %% ../nbs/00_core.ipynb #0361ce1f
-import ast, hashlib, importlib.util, os, sys
+# %% ../nbs/00_core.ipynb #9fbcaea8
+import ast, hashlib, importlib.util, sys
 from functools import cache, partial
 from pathlib import Path
 
@@ -37,7 +37,8 @@ def imported(module: str) -> set[str]:
     for node in ast.walk(ast.parse(source(module))):
         if isinstance(node, ast.Import): found |= {a.name for a in node.names}
         if isinstance(node, ast.ImportFrom):
-            base = importlib.util.resolve_name('.'*node.level + (node.module or ''), module.rpartition('.')[0])
+            name = '.'*node.level + (node.module or '')
+            base = importlib.util.resolve_name(name, module.rpartition('.')[0])
             found |= {base} | {f'{base}.{a.name}' for a in node.names if node.module is None}
     return {m for m in found if m.startswith(package + '.') and source(m)}
 
@@ -66,7 +67,8 @@ def kernel(function=None,    # a plain Python function over numbers, records and
     if function is None: return partial(kernel, inline=inline, parallel=parallel)
     lasting = function.__module__ != '__main__' and bool(source(function.__module__))
     if lasting: numba.config.CACHE_DIR = str(cache_root()/source_key(function.__module__))
-    return numba.njit(nogil=True, cache=lasting, parallel=parallel, forceinline=inline, _nrt=not inline, error_model='numpy')(function)
+    return numba.njit(nogil=True, cache=lasting, parallel=parallel, forceinline=inline, _nrt=not inline,
+                      error_model='numpy')(function)
 
 # %% ../nbs/00_core.ipynb #62c10d69
 @kernel
@@ -81,7 +83,8 @@ def scrambled(x):  # uint64
 def mix(a,  # integer, a key
         b): # integer, what the key is for
     "A new 64-bit key from a key and a number: seeds of worlds, keys of games, numbers of maps"
-    return scrambled(np.uint64(a)*np.uint64(0xD1342543DE82EF95) + scrambled(np.uint64(b) + np.uint64(0x9E3779B97F4A7C15)))
+    return scrambled(np.uint64(a)*np.uint64(0xD1342543DE82EF95)
+                     + scrambled(np.uint64(b) + np.uint64(0x9E3779B97F4A7C15)))
 
 # %% ../nbs/00_core.ipynb #a1fd0e0a
 @kernel

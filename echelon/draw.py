@@ -134,7 +134,7 @@ def panels(figures,      # title -> figure made by `curve` or `bars`
     "Figures side by side as one"
     rows = -(-len(figures)//columns)
     fig = make_subplots(rows, columns, subplot_titles=[f'<b>{t}</b>' for t in figures],
-                        vertical_spacing=.34/rows, horizontal_spacing=.09)
+                        vertical_spacing=.42/rows, horizontal_spacing=.09)
     for k, one in enumerate(figures.values()):
         place, name = dict(row=k//columns + 1, col=k % columns + 1), f'legend{k + 1 if k else ""}'
         for t in one.data: fig.add_trace(t.update(legend=name), **place)

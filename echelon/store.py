@@ -19,7 +19,8 @@ def packed(a: np.ndarray) -> tuple[np.ndarray, dict | None]:
     "An array as plain numbers, and its field table if it was structured"
     a = np.ascontiguousarray(a) if np.ndim(a) else np.asarray(a)
     if a.dtype.names is None: return a, None
-    fields = [[n, a.dtype.fields[n][0].base.str, list(a.dtype.fields[n][0].shape), int(a.dtype.fields[n][1])] for n in a.dtype.names]
+    fields = [[n, a.dtype.fields[n][0].base.str, list(a.dtype.fields[n][0].shape), int(a.dtype.fields[n][1])]
+              for n in a.dtype.names]
     return a.reshape(-1).view(np.uint8), dict(fields=fields, itemsize=a.dtype.itemsize, shape=list(a.shape))
 
 # %% ../nbs/04_store.ipynb #d652392c
@@ -27,7 +28,8 @@ def unpacked(a: np.ndarray, table: dict | None) -> np.ndarray:
     "What `packed` was given"
     if table is None: return a
     names, kinds, shapes, offsets = zip(*table['fields'])
-    dtype = np.dtype(dict(names=names, formats=[(k, tuple(s)) for k, s in zip(kinds, shapes)], offsets=offsets, itemsize=table['itemsize']))
+    dtype = np.dtype(dict(names=names, formats=[(k, tuple(s)) for k, s in zip(kinds, shapes)],
+                          offsets=offsets, itemsize=table['itemsize']))
     return a.copy().view(dtype).reshape(table['shape'])
 
 # %% ../nbs/04_store.ipynb #c1bef387
@@ -48,12 +50,14 @@ def digest_of(data: bytes) -> str: return hashlib.sha256(data).hexdigest()
 def save(folder: Any, kind: str, arrays: dict[str, np.ndarray], data: Any) -> Path:
     "Save named arrays and JSON `data` as the folder `folder`; `kind` says what it is, e.g. 'checkpoint'"
     from safetensors.numpy import save as as_bytes
-    folder = Path(folder); beside, old = folder.with_name(f'.{folder.name}.{os.getpid()}'), folder.with_name(folder.name + '.old')
+    folder = Path(folder)
+    beside, old = folder.with_name(f'.{folder.name}.{os.getpid()}'), folder.with_name(folder.name + '.old')
     require(folder.parent.is_dir(), f'folder {str(folder.parent)!r}: expected it to exist')
     shutil.rmtree(beside, ignore_errors=True); beside.mkdir()
     plain = {n: packed(a) for n, a in arrays.items()}
     body = as_bytes({n: a for n, (a, _) in plain.items()})
-    head = dict(format='echelon store 1', kind=kind, sha256=digest_of(body), data=data, records={n: t for n, (_, t) in plain.items() if t})
+    head = dict(format='echelon store 1', kind=kind, sha256=digest_of(body), data=data,
+                records={n: t for n, (_, t) in plain.items() if t})
     text = json.dumps(head)
     synced(beside/'arrays.safetensors', body)
     synced(beside/'data.json', json.dumps(dict(sha256=digest_of(text.encode()), text=text)).encode())
@@ -71,10 +75,15 @@ def load(folder: Any, kind: str) -> tuple[dict[str, np.ndarray], Any]:
     if not folder.exists() and (old := folder.with_name(folder.name + '.old')).exists(): folder = old
     for part in ('data.json', 'arrays.safetensors'):
         require((folder/part).is_file(), f'{kind} {str(folder)!r}: expected a folder with {part}')
-    try: outer = json.loads((folder/'data.json').read_text()); head, text = json.loads(outer['text']), outer['text']
-    except (ValueError, KeyError, TypeError): raise ValueError(f'{kind} {str(folder)!r}: data.json is damaged or foreign') from None
-    require(isinstance(head, dict) and str(head.get('format', '')).startswith('echelon store'), f'{kind} {str(folder)!r}: a foreign file, expected an echelon store')
-    require(head['format'] == 'echelon store 1', f'{kind} {str(folder)!r}: format {head["format"]!r}, expected \'echelon store 1\'')
+    try:
+        outer = json.loads((folder/'data.json').read_text())
+        head, text = json.loads(outer['text']), outer['text']
+    except (ValueError, KeyError, TypeError):
+        raise ValueError(f'{kind} {str(folder)!r}: data.json is damaged or foreign') from None
+    require(isinstance(head, dict) and str(head.get('format', '')).startswith('echelon store'),
+            f'{kind} {str(folder)!r}: a foreign file, expected an echelon store')
+    require(head['format'] == 'echelon store 1',
+            f'{kind} {str(folder)!r}: format {head["format"]!r}, expected \'echelon store 1\'')
     require(head['kind'] == kind, f'{kind} {str(folder)!r}: holds a {head["kind"]}, expected a {kind}')
     body = (folder/'arrays.safetensors').read_bytes()
     require(digest_of(text.encode()) == outer.get('sha256') and digest_of(body) == head['sha256'],

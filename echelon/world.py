@@ -85,8 +85,12 @@ class WorldSpec:
 
     def row(self, agent: str | int) -> int:
         "The row of an agent, by its name or its number"
-        if isinstance(agent, str): require(agent in self.agents, f'agent {agent!r}: expected one of {self.agents[0]} … {self.agents[-1]}')
-        else: require(0 <= agent < self.num_agents, f'agent {agent}: expected a row from 0 to {self.num_agents - 1}')
+        if isinstance(agent, str):
+            require(agent in self.agents,
+                    f'agent {agent!r}: expected one of {self.agents[0]} … {self.agents[-1]}')
+        else:
+            require(0 <= agent < self.num_agents,
+                    f'agent {agent}: expected a row from 0 to {self.num_agents - 1}')
         return self.agents.index(agent) if isinstance(agent, str) else int(agent)
 
 # %% ../nbs/02_world.ipynb #47e4f573
@@ -101,7 +105,7 @@ def fingerprint(data,   # uint8 [W, n]
 
 # %% ../nbs/02_world.ipynb #2da79bf7
 class World:
-    "A batch of games: buffers written in place. A world of its own kind fills in `_open(mask)`, `_advance()` and `frame(w)`"
+    "A batch of games: buffers written in place. Each kind fills in `_open(mask)`, `_advance()`, `frame(w)`"
 
     def __init__(self, spec: WorldSpec, config: Strict, seed=0, autoreset: bool = True):
         require(spec.num_worlds >= 1, f'worlds = {spec.num_worlds}: expected at least 1')
@@ -125,15 +129,20 @@ class World:
     def reset(self, seed=None, worlds=None) -> np.ndarray:
         """Open a new game in every world, or in those of the mask `worlds` `[W]`; returns `obs`.
 
-        `seed`: an integer (world `w` gets `mix(seed, w)`) or `uint64[W]`, and games count from 0 again; None goes on to the next game."""
+        `seed`: an integer (world `w` gets `mix(seed, w)`) or `uint64[W]`, and games count from 0 again;
+        None goes on to the next game."""
         W = self.spec.num_worlds
         mask = np.ones(W, np.bool_) if worlds is None else np.asarray(worlds)
-        require(mask.shape == (W,) and mask.dtype == np.bool_, f'worlds of shape {mask.shape} and dtype {mask.dtype}: expected bool [{W}]')
+        require(mask.shape == (W,) and mask.dtype == np.bool_,
+                f'worlds of shape {mask.shape} and dtype {mask.dtype}: expected bool [{W}]')
         fresh = mask & (self.game < 0)
         if seed is not None or fresh.any():
             seeds = self._seed0 if seed is None else seed
-            seeds = np.array([mix(int(seeds), w) for w in range(W)], np.uint64) if np.ndim(seeds) == 0 else np.asarray(seeds)
-            require(seeds.shape == (W,) and seeds.dtype == np.uint64, f'seed of shape {seeds.shape} and dtype {seeds.dtype}: expected an integer or uint64 [{W}]')
+            if np.ndim(seeds) == 0: seeds = np.array([mix(int(seeds), w) for w in range(W)], np.uint64)
+            else: seeds = np.asarray(seeds)
+            require(seeds.shape == (W,) and seeds.dtype == np.uint64,
+                    f'seed of shape {seeds.shape} and dtype {seeds.dtype}: '
+                    f'expected an integer or uint64 [{W}]')
             again = mask if seed is not None else fresh
             self.seeds[again], self.game[again] = seeds[again], -1
         self._begin(mask)
@@ -151,14 +160,17 @@ class World:
         if action is not None:
             action = np.asarray(action)
             require(action.shape == self.action.shape and action.dtype == np.float32,
-                    f'action of shape {action.shape} and dtype {action.dtype}: expected {self.action.shape} and float32')
+                    f'action of shape {action.shape} and dtype {action.dtype}: '
+                    f'expected {self.action.shape} and float32')
             self.action[:] = action
         require(self.game.min() >= 0, 'step before reset: expected reset() first')
         self.first[:] = False
+        # ended before, and stays as it ended
+        over = (self.terminated | self.truncated) & (not self.autoreset)
         self._advance()
         ended = self.terminated | self.truncated
-        self.stats['decisions'] += 1
-        self.stats['games'] += ended
+        self.stats['decisions'] += ~over
+        self.stats['games'] += ended & ~over
         if ended.any():
             self.final_obs[ended] = self.obs[ended]
             if self.autoreset: self._begin(ended)
@@ -171,7 +183,8 @@ class World:
 
     def _arrays(self) -> dict[str, np.ndarray]:
         names = 'obs action_mask reward terminated truncated alive first final_obs control seeds game'.split()
-        return {**{n: getattr(self, n) for n in names}, **self._state, **{f'stats.{k}': v for k, v in self.stats.items()}}
+        return {**{n: getattr(self, n) for n in names}, **self._state,
+                **{f'stats.{k}': v for k, v in self.stats.items()}}
 
     def state(self) -> dict[str, np.ndarray]:
         "Everything the next steps depend on, as copies; fits any world of the same name and config"
@@ -180,10 +193,12 @@ class World:
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         "Go on from `state`; a foreign one is refused before anything is changed"
         own = self._arrays()
-        require(set(state) == set(own), f'state with {sorted(set(state) ^ set(own))[:3]} amiss: expected that of a {self.spec.name} world')
+        amiss = sorted(set(state) ^ set(own))
+        require(not amiss, f'state with {amiss[:3]} amiss: expected that of a {self.spec.name} world')
         for n, a in own.items():
             require(state[n].shape == a.shape and state[n].dtype == a.dtype,
-                    f'state {n} of shape {state[n].shape} and dtype {state[n].dtype}: expected {a.shape} and {a.dtype}')
+                    f'state {n} of shape {state[n].shape} and dtype {state[n].dtype}: '
+                    f'expected {a.shape} and {a.dtype}')
         for n, a in own.items(): a[...] = state[n]
 
     def digest(self) -> np.ndarray:
@@ -194,7 +209,7 @@ class World:
         return prints
 
     def drain(self, worlds=None) -> dict[str, np.ndarray]:
-        "The statistics gathered since the last drain, as copies; those of `worlds` (a mask, default all) start again at 0"
+        "Statistics since the last drain, as copies; those of `worlds` (a mask, default all) start at 0 again"
         mask = np.ones(self.spec.num_worlds, np.bool_) if worlds is None else worlds
         taken = {k: v[mask].copy() for k, v in self.stats.items()}
         for v in self.stats.values(): v[mask] = 0
@@ -206,19 +221,21 @@ class CorridorConfig(Strict):
     length: int = Range(8, ge=1, le=1000)        # cells to walk
     memory: bool = False                         # show the cue in the first observation only
     slip: float = Range(.1, ge=0, lt=1)          # chance that a step forward fails
-    agents: int = Range(1, ge=1, le=64)          # walkers, each with its own cue; a game ends when all have chosen
+    agents: int = Range(1, ge=1, le=64)          # walkers, each with its own cue; the game ends with the last
 
 # %% ../nbs/02_world.ipynb #c729c012
 class Corridor(World):
-    "Walk to the end, open the door that the cue named: +1 right, −1 wrong, −0.01 a step; cut after `4·length` decisions"
+    "Walk to the end, open the door of the cue: +1 right, −1 wrong, −0.01 a step; cut after `4·length` steps"
     config: CorridorConfig
 
     def __init__(self, num_worlds: int, config: CorridorConfig, seed=0, autoreset: bool = True):
         N, n = config.agents, 1 + 4*config.length
-        obs = (Field('place', 0, doc='share of the way walked', low=0.), Field('at_end', 1, doc='1 between the doors', low=0.),
+        obs = (Field('place', 0, doc='share of the way walked', low=0.),
+               Field('at_end', 1, doc='1 between the doors', low=0.),
                Field('cue', 2, doc='−1 left, +1 right, 0 not shown'))
-        super().__init__(WorldSpec('corridor', num_worlds, N, tuple(f'walker_{i}' for i in range(N)), (0,)*N, 1., obs,
-                                   (Block('go', 'categorical', 0, choices=3),), ('random', 'solver')), config, seed, autoreset)
+        spec = WorldSpec('corridor', num_worlds, N, tuple(f'walker_{i}' for i in range(N)), (0,)*N, 1., obs,
+                         (Block('go', 'categorical', 0, choices=3),), ('random', 'solver'))
+        super().__init__(spec, config, seed, autoreset)
         self._state = dict(place=np.zeros((num_worlds, N), np.int32), cue=np.zeros((num_worlds, N), np.int32),
                            chosen=np.zeros((num_worlds, N), np.int32), t=np.zeros(num_worlds, np.int32))
         self.limit = n - 1
@@ -241,7 +258,7 @@ class Corridor(World):
 
     def _scripted(self, key):
         "Write the actions of the rows that a script controls"
-        s, W, N = self._state, *self.alive.shape
+        s = self._state
         for w, i in zip(*np.nonzero(self.control)):
             if s['place'][w, i] < self.config.length: self.action[w, i] = 0
             elif self.control[w, i] == 2: self.action[w, i] = 1 if s['cue'][w, i] < 0 else 2
@@ -252,7 +269,8 @@ class Corridor(World):
         self._scripted(key)
         go = np.clip(np.rint(np.nan_to_num(self.action[..., 0])), 0, 2).astype(int)
         at_end = s['place'] == self.config.length
-        slipped = np.array([[draw(k, t, i, 1) < self.config.slip for i in range(was.shape[1])] for k, t in zip(key, s['t'])])
+        slipped = np.array([[draw(k, t, i, 1) < self.config.slip for i in range(was.shape[1])]
+                            for k, t in zip(key, s['t'])])
         s['place'] += was & ~at_end & (go == 0) & ~slipped
         chose = was & at_end & (go > 0)
         right = chose & ((go == 2) == (s['cue'] > 0))
@@ -266,7 +284,8 @@ class Corridor(World):
 
     def frame(self, w):
         s = self._state
-        return dict(tick=s['t'][w:w+1].copy(), place=s['place'][w].copy(), cue=s['cue'][w].copy(), alive=self.alive[w].copy())
+        return dict(tick=s['t'][w:w+1].copy(), place=s['place'][w].copy(), cue=s['cue'][w].copy(),
+                    alive=self.alive[w].copy())
 
 # %% ../nbs/02_world.ipynb #10d02984
 WORLDS = dict(corridor='echelon.world:Corridor,CorridorConfig', mech='echelon.env.env:MechWorld,EnvConfig')

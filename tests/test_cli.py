@@ -1,5 +1,6 @@
 "The command `echelon`: flags come from the notebook, a wrong one ends with code 2 and one line."
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,23 @@ def test_train_then_eval(home):
     said = json.loads(done.stdout.splitlines()[-1])
     assert said['wins'] + said['draws'] + said['losses'] == 10
     assert 0 <= said['low'] <= said['win_rate'] <= said['high'] <= 1
+    names = ('win_rate_blue', 'win_rate_red', 'mean_length')
+    assert all(name in said for name in names)
+
+
+def test_a_corrupt_or_foreign_checkpoint_is_refused(home, monkeypatch, capsys):
+    monkeypatch.chdir(home)
+    best = sorted((home/'runs'/'tiny'/'checkpoints').iterdir())[-1]
+    broken, foreign = home/'broken', home/'foreign'
+    shutil.copytree(best, broken)
+    shutil.copytree(best, foreign)
+    [arrays] = broken.glob('*.safetensors')
+    arrays.write_bytes(arrays.read_bytes()[:-9])
+    for path in foreign.glob('*.json'): path.write_text('{"format": "something else"}')
+    for name in ('broken', 'foreign'):
+        assert main(['eval', name]) == 2
+        error = capsys.readouterr().err
+        assert name in error and len(error.strip().splitlines()) == 1, error
 
 
 def test_a_wrong_value_is_refused_by_the_notebook_with_code_2(home):

@@ -57,7 +57,8 @@ def test_swapped_actions_mirror_the_battle(pack):
         m = world.game_arrays.mech
         left, right = m[:, :n], m[:, n:]
         for name in ('x', 'vx', 'hx'): assert (left[name] == -right[name]).all(), name
-        for name in 'y z vy hy hp heat alive shut in_zone'.split(): assert (left[name] == right[name]).all(), name
+        for name in 'y z vy hy hp heat alive shut in_zone'.split():
+            assert (left[name] == right[name]).all(), name
     assert (m['hp'] < world.game_arrays.classes['hp'][m['kind']]).any() or pack == (0, 0, 2, 2)
     score = world.game_arrays.world
     assert (score['score0'] == score['score1']).all()
@@ -89,13 +90,15 @@ def test_an_ended_game_stays_as_it_ended():
     world.step(np.ones_like(world.action))
     assert (world.digest() == before).all() and (world.obs == obs).all()
     assert not world.reward.any() and world.truncated.all()
+    assert (world.stats['games'] == 1).all() and (world.stats['decisions'] == 3).all()
     world.reset()
     assert not world.truncated.any() and world.first.all()
 
 
 def test_wrong_actions_are_named():
     world = make('mech', worlds=2, **SMALL)
-    for call, line in ((lambda: world.step(np.zeros((2, 8, 3), np.float32)), r'shape \(2, 8, 3\).*expected \(2, 8, 9\)'),
+    for call, line in ((lambda: world.step(np.zeros((2, 8, 3), np.float32)),
+                        r'shape \(2, 8, 3\).*expected \(2, 8, 9\)'),
                        (lambda: world.step(np.zeros((2, 8, 9))), 'float64.*float32'),
                        (lambda: world.spec.row('green_1'), "agent 'green_1': expected one of blue_0")):
         with pytest.raises(ValueError, match=line): call()

@@ -22,8 +22,9 @@ def papermill(folder, out, **parameters):
 
 
 def last_line(done):
-    lines = [line for line in re.sub(r'\x1b\[[0-9;]*m', '', done.stderr).splitlines() if line.strip()]
-    return lines[-1]
+    "What the error stream ends with, colours and papermill's progress bar aside"
+    lines = re.sub(r'\x1b\[[0-9;]*m', '', done.stderr).splitlines()
+    return [line for line in lines if line.strip() and not line.startswith('Executing:')][-1]
 
 
 @pytest.fixture(scope='module')
@@ -57,7 +58,6 @@ def test_a_run_leaves_a_policy_and_a_report(run):
 @pytest.mark.parametrize('name, value, said', [
     ('update', 3, r'update\b.*unknown'),
     ('updates', 'many', r"updates = 'many'"),
-    ('world', 'moon', r"world = 'moon'.*expected"),
     ('size', 2, r'size = 2\b')])
 def test_a_wrong_parameter_stops_with_one_line(tmp_path, name, value, said):
     done = papermill(tmp_path, tmp_path/'out.ipynb', **{name: value})

@@ -28,8 +28,9 @@ class ActionIndex(IntEnum):
     TERTIARY = 7
     SPECIAL = 8
 
-# %% ../../nbs/20_actions.ipynb #a5f3b981
-ACTION = (Block('move', 'continuous', ActionIndex.FORWARD, size=4),
+# %% ../../nbs/20_actions.ipynb #7c33e432
+ACTION = (Block('forward', 'continuous', ActionIndex.FORWARD, bias=.8),
+          Block('move', 'continuous', ActionIndex.STRAFE, size=3),
           Block('primary', 'trigger', ActionIndex.PRIMARY),
           Block('vent', 'trigger', ActionIndex.VENT, bias=-2.),
           Block('secondary', 'trigger', ActionIndex.SECONDARY),

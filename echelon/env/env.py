@@ -35,7 +35,7 @@ def forget(g, w, i):
 # %% ../../nbs/25_env.ipynb #b69c5beb
 @kernel(inline=True)
 def count(g, w):
-    "Add this decision to the tally of each team: kills, damage, zone points, NaNs and, at the end, the margin in hit points"
+    "Add this decision to each team's tally: kills, damage, zone points, NaNs and, at the end, the hp margin"
     world, n = g.world[w], g.world[w].team_size
     margin = np.float32(0)
     for i in range(2*n):
@@ -109,19 +109,23 @@ class MechWorld(World):
     def __init__(self, num_worlds: int, config: EnvConfig, seed=0, autoreset: bool = True):
         n = config.team_size
         agents = tuple(f'{side}_{k}' for side in ('blue', 'red') for k in range(n))
-        super().__init__(WorldSpec('mech', num_worlds, 2*n, agents, (0,)*n + (1,)*n, config.decision_seconds, LAYOUT, ACTION, SCRIPTS),
-                         config, seed, autoreset)
+        spec = WorldSpec('mech', num_worlds, 2*n, agents, (0,)*n + (1,)*n, config.decision_seconds,
+                         LAYOUT, ACTION, SCRIPTS)
+        super().__init__(spec, config, seed, autoreset)
         self.pool = pool_of(config.world)
         self.kinds, self.spots = pack_kinds(config), places(config.world.size, n)
         self.game_arrays = g = new_game(config, self.pool, num_worlds, terms=len(TERMS))._replace(
-            action=self.action, action_mask=self.action_mask, obs=self.obs, alive=self.alive, control=self.control, reward=self.reward)
+            action=self.action, action_mask=self.action_mask, obs=self.obs, alive=self.alive,
+            control=self.control, reward=self.reward)
         self._state = dict(world=g.world, mech=g.mech, sees=g.sees)
-        self.stats |= dict(kill=g.tally[:, :, 0], damage=g.tally[:, :, 1], zone=g.tally[:, :, 2], hp_margin=g.tally[:, :, 3], nan=g.tally[:, :, 4],
+        self.stats |= dict(kill=g.tally[:, :, 0], damage=g.tally[:, :, 1], zone=g.tally[:, :, 2],
+                           hp_margin=g.tally[:, :, 3], nan=g.tally[:, :, 4],
                            **{f'reward_{name}': g.terms[:, :, k] for k, name in enumerate(TERMS)})
 
     def _open(self, mask):
         for w in np.flatnonzero(mask):
-            open_game(self.game_arrays, w, mix(self.seeds[w], self.game[w]), self.kinds, self.spots, self.pool.zone)
+            open_game(self.game_arrays, w, mix(self.seeds[w], self.game[w]),
+                      self.kinds, self.spots, self.pool.zone)
         self.alive[mask] = True
         play(self.game_arrays, np.where(mask, OPEN, REST))
 
@@ -132,7 +136,8 @@ class MechWorld(World):
         self.reward[~running] = 0
         self.alive[:] = g.mech['alive'] != 0
         self.terminated[:], self.truncated[:] = g.world['over'] == 1, g.world['over'] == 2
-        for team in (0, 1): self.stats['win'][:, team] += running & self.terminated & (g.world['winner'] == team)
+        for team in (0, 1):
+            self.stats['win'][:, team] += running & self.terminated & (g.world['winner'] == team)
 
     def terrain(self, w: int) -> np.ndarray:
         "Materials of the map that world `w` plays on, `uint8 [S,S,H]`"
@@ -144,11 +149,15 @@ class MechWorld(World):
         m, world = g.mech[w], g.world[w]
         c = g.classes[m['kind']]
         body = np.stack([m['x'], m['y'], m['z'] + c['height']/2], -1)
-        shots = [(i, m[f'shown{k}'][i], c[f'weapon{k}'][i]) for k in range(4) for i in np.flatnonzero(m[f'shown{k}'] >= 0)]
-        return dict(tick=world['tick'], pos=np.stack([m['x'], m['y'], m['z']], -1), heading=np.stack([m['hx'], m['hy']], -1),
-                    half=np.stack([c['half'], c['height']], -1), team=m['team'].copy(), kind=m['kind'].copy(), alive=m['alive'] != 0,
-                    hp=m['hp']/c['hp'], heat=m['heat']/c['capacity'], fallen=np.zeros(len(m), np.bool_), shutdown=m['shut'] != 0,
+        shots = [(i, m[f'shown{k}'][i], c[f'weapon{k}'][i])
+                 for k in range(4) for i in np.flatnonzero(m[f'shown{k}'] >= 0)]
+        return dict(tick=world['tick'], pos=np.stack([m['x'], m['y'], m['z']], -1),
+                    heading=np.stack([m['hx'], m['hy']], -1), half=np.stack([c['half'], c['height']], -1),
+                    team=m['team'].copy(), kind=m['kind'].copy(), alive=m['alive'] != 0,
+                    hp=m['hp']/c['hp'], heat=m['heat']/c['capacity'],
+                    fallen=np.zeros(len(m), np.bool_), shutdown=m['shut'] != 0,
                     shots=np.array([(*body[i], *body[j]) for i, j, _ in shots], np.float32).reshape(-1, 6),
                     shot_kind=np.array([k for *_, k in shots], np.int32),
-                    zone=np.array([world['zone_x'], world['zone_y'], world['zone_r']]), score=np.array([world['score0'], world['score1']]),
+                    zone=np.array([world['zone_x'], world['zone_y'], world['zone_r']]),
+                    score=np.array([world['score0'], world['score1']]),
                     control=world['holder'].copy())

@@ -17,7 +17,7 @@ from ..sim.voxels import CODES, masks
 
 # %% ../../nbs/12_terrain.ipynb #7dae4bf6
 def places(size: int, n: int) -> np.ndarray:
-    "Where the `n` mechs of the left team start, `float32 [n, 2]`, from the centre of the map; the right team's are mirrored"
+    "Where the `n` mechs of the left team start, `float32 [n, 2]`, from the centre; the right team mirrors it"
     files = int((size - 4)//SPAWN_GAP)
     files = min(files, max(-(-n//max(int(size*.3//SPAWN_GAP), 1)), 5))
     ys = sorted((SPAWN_GAP*(k - (files - 1)/2) for k in range(files)), key=abs)
@@ -25,14 +25,16 @@ def places(size: int, n: int) -> np.ndarray:
     spots = [(-size/2 + SPAWN_GAP*(ranks - r) - 2.25, y) for r in range(ranks) for y in ys]
     return np.array(spots[:n], np.float32)
 
-# %% ../../nbs/12_terrain.ipynb #b5893740
-KINDS = (('solid', 3, 7), ('reinforced', 4, 8), ('solid', 1, 2), ('foliage', 2, 4))   # material, least and greatest height
+# %% ../../nbs/12_terrain.ipynb #35fd3809
+KINDS = (('solid', 3, 7), ('reinforced', 4, 8),  # material, least and greatest height
+         ('solid', 1, 2), ('foliage', 2, 4))
 
 def clear_ground(config: WorldConfig, zone: np.ndarray) -> np.ndarray:
-    "Where no box may stand, `bool [S,S]`: the starting strip, the zone with a margin, and a lane between them"
+    "Where no box may stand, `bool [S,S]`: the starting strip, the zone with a margin, a lane between them"
     x, y = np.meshgrid(*[np.arange(config.size) + .5 - config.size/2]*2, indexing='ij')
     lane_y = zone[1]*np.clip(1 + (x + 8)/(config.size/2), 0, 1)
-    return (x < -.3*config.size) | (x > .3*config.size) | (np.hypot(x, y - zone[1]) < zone[2] + 4) | (abs(y - lane_y) < 3)
+    return ((x < -.3*config.size) | (x > .3*config.size)
+            | (np.hypot(x, y - zone[1]) < zone[2] + 4) | (abs(y - lane_y) < 3))
 
 # %% ../../nbs/12_terrain.ipynb #781ff10d
 def boxes(config: WorldConfig, key: int, keep: np.ndarray) -> np.ndarray:
@@ -68,9 +70,11 @@ def flow_field(cost,        # int32 [S,S]: 1 open, TIGHT narrow, 0 blocked
                 for da in range(-1, 2):
                     for db in range(-1, 2):
                         na, nb = a + da, b + db
-                        if (da == 0 and db == 0) or na < 0 or nb < 0 or na >= size or nb >= size or cost[na, nb] == 0: continue
+                        if (da == 0 and db == 0) or na < 0 or nb < 0 or na >= size or nb >= size: continue
+                        if cost[na, nb] == 0: continue
                         if da != 0 and db != 0 and (cost[na, b] == 0 or cost[a, nb] == 0): continue
-                        best = min(best, np.int64(field[na, nb]) + (7 if da != 0 and db != 0 else 5)*np.int64(cost[a, b]))
+                        length = 7 if da != 0 and db != 0 else 5
+                        best = min(best, np.int64(field[na, nb]) + length*np.int64(cost[a, b]))
                 if best < field[a, b]: field[a, b] = best; changed = True
 
 # %% ../../nbs/12_terrain.ipynb #47defd06
@@ -81,7 +85,7 @@ def widened(blocked: np.ndarray, reach: int) -> np.ndarray:
 
 # %% ../../nbs/12_terrain.ipynb #7634656a
 def way(move: np.ndarray, zone: np.ndarray, reach: int = 2) -> np.ndarray:
-    "The flow field, `uint16 [S,S]`, of a map for boxes that reach `reach` cells beyond their own; `zone` is x, y, radius"
+    "The flow field, `uint16 [S,S]`, for boxes that reach `reach` cells beyond their own; `zone`: x, y, r"
     blocked, S = (move & 0b1111) != 0, len(move)
     cost = np.where(blocked, 0, np.where(widened(blocked, reach), TIGHT, 1)).astype(np.int32)
     field = np.full((S, S), NO_WAY, np.uint16)
@@ -117,6 +121,8 @@ def make_pool(config: WorldConfig) -> MapPool:
     voxels, zone = np.stack([v for v, _ in made]), np.stack([z for _, z in made])
     move, sight = (np.stack(m) for m in zip(*map(masks, voxels)))
     four = lambda a: a.reshape(len(a), S//2, 2, S//2, 2)
-    heights = (np.uint32(1) << np.arange(33, dtype=np.uint64)).searchsorted(move, side='right').astype(np.uint8)
-    return MapPool(voxels, move, sight, four(heights).max((2, 4)), np.bitwise_or.reduce(np.bitwise_or.reduce(four(sight), 4), 2),
+    powers = np.uint32(1) << np.arange(33, dtype=np.uint64)
+    heights = powers.searchsorted(move, side='right').astype(np.uint8)
+    cover = np.bitwise_or.reduce(np.bitwise_or.reduce(four(sight), 4), 2)
+    return MapPool(voxels, move, sight, four(heights).max((2, 4)), cover,
                    np.stack([way(m, z) for m, z in zip(move, zone)]), zone)

@@ -95,7 +95,8 @@ class ActionLayout:
     @cached_property
     def bias(self) -> list[float]:
         "What each output starts at"
-        kinds = [b.bias for k in ('continuous', 'trigger') for b in self.blocks if b.kind == k for _ in range(b.columns)]
+        kinds = [b.bias for k in ('continuous', 'trigger') for b in self.blocks if b.kind == k
+                 for _ in range(b.columns)]
         return kinds + [b.bias for b in self.choices for _ in range(b.choices)]
 
     @cached_property
@@ -114,15 +115,18 @@ class ActionLayout:
 def layout_of(action_spec: Any,       # blocks, a world's spec, or None: all numbers are sticks
               action_dim: int) -> ActionLayout:
     "The layout of an action of `action_dim` numbers"
-    blocks = (Block('action', 'continuous', 0, action_dim),) if action_spec is None else getattr(action_spec, 'action', action_spec)
+    blocks = (Block('action', 'continuous', 0, action_dim),) if action_spec is None else getattr(action_spec,
+        'action', action_spec)
     layout = ActionLayout(tuple(blocks))
-    require(layout.action_dim == action_dim, f'action_dim = {action_dim}: expected {layout.action_dim}, as the blocks say')
+    require(layout.action_dim == action_dim,
+            f'action_dim = {action_dim}: expected {layout.action_dim}, as the blocks say')
     return layout
 
 # %% ../../nbs/31_distributions.ipynb #0eb5ebc0
 @dataclass
 class ActionDistribution:
-    "The chance a policy gives to actions: `params [..., P]` from its head, `logstd` of the sticks, `mask [..., M]` or None"
+    """The chance a policy gives to actions: `params [..., P]` from its head, `logstd` of the sticks, `mask
+    [..., M]` or None"""
     layout: ActionLayout
     params: torch.Tensor
     logstd: torch.Tensor
@@ -136,7 +140,8 @@ class ActionDistribution:
         self.options, at = [], n + m
         for b in self.layout.choices:
             logits = self.params[..., at:at + b.choices]; at += b.choices
-            allowed = torch.ones_like(logits, dtype=torch.bool) if self.mask is None else self.mask[..., self.layout.mask_columns[b.name]]
+            allowed = torch.ones_like(logits, dtype=torch.bool) if self.mask is None else self.mask[...,
+                self.layout.mask_columns[b.name]]
             self.options.append((b.column, choice_logprobs(logits, allowed), allowed))
 
     def _sent(self, sticks, pressed, picks) -> torch.Tensor:
@@ -152,11 +157,13 @@ class ActionDistribution:
         "Draw actions `[..., A]`"
         sticks = torch.tanh(self.mean + torch.randn_like(self.mean)*self.logstd.exp()).clamp(-EDGE, EDGE)
         pressed = torch.rand_like(self.logit) < torch.sigmoid(self.logit)
-        return self._sent(sticks, pressed, [(p - torch.empty_like(p).exponential_().log()).argmax(-1) for _, p, _ in self.options])
+        return self._sent(sticks, pressed, [(p - torch.empty_like(p).exponential_().log()).argmax(-1) for _,
+                                            p, _ in self.options])
 
     def mode(self) -> torch.Tensor:
         "The likeliest action of each part"
-        return self._sent(torch.tanh(self.mean).clamp(-EDGE, EDGE), self.logit > 0, [p.argmax(-1) for _, p, _ in self.options])
+        return self._sent(torch.tanh(self.mean).clamp(-EDGE, EDGE), self.logit > 0,
+                          [p.argmax(-1) for _, p, _ in self.options])
 
     def logprob(self, action: torch.Tensor) -> torch.Tensor:
         "Log-probability of `action [..., A]`, summed over its parts"
@@ -164,7 +171,8 @@ class ActionDistribution:
         pressed = trigger_logprob(self.logit, action[..., self.layout.triggers])
         parts = parts + (pressed if self.able is None else torch.where(self.able, pressed, 0)).sum(-1)
         for column, logprobs, allowed in self.options:
-            picked = logprobs.gather(-1, action[..., column, None].round().long().clamp(0, logprobs.shape[-1] - 1))[..., 0]
+            picked = logprobs.gather(-1, action[..., column, None].round().long().clamp(0,
+                logprobs.shape[-1] - 1))[..., 0]
             parts = parts + torch.where(allowed.any(-1), picked, 0)
         return parts
 

@@ -47,7 +47,8 @@ class ActorCriticLSTM(nn.Module):
     obs_mean: torch.Tensor
     obs_std: torch.Tensor
 
-    def __init__(self, obs_dim: int, action_dim: int, hidden_dim: int = 128, lstm_hidden_dim: int = 128, action_spec: Any = None):
+    def __init__(self, obs_dim: int, action_dim: int, hidden_dim: int = 128, lstm_hidden_dim: int = 128,
+                 action_spec: Any = None):
         super().__init__()
         self.obs_dim, self.action_dim, self.lstm_hidden_dim = obs_dim, action_dim, lstm_hidden_dim
         self.layout = layout_of(action_spec, action_dim)
@@ -60,7 +61,8 @@ class ActorCriticLSTM(nn.Module):
         self.register_buffer('obs_mean', torch.zeros(obs_dim))
         self.register_buffer('obs_std', torch.ones(obs_dim))
         self.scales_obs = False
-        for name, p in self.lstm.named_parameters(): nn.init.orthogonal_(p) if 'weight' in name else nn.init.zeros_(p)
+        for name, p in self.lstm.named_parameters():
+            nn.init.orthogonal_(p) if 'weight' in name else nn.init.zeros_(p)
         with torch.no_grad(): self.actor_mean.bias.copy_(torch.tensor(self.layout.bias))
 
     def initial_state(self, batch_size: int, device=None) -> LSTMState:
@@ -68,7 +70,8 @@ class ActorCriticLSTM(nn.Module):
         own = next(self.lstm.parameters())
         return zero_state(batch_size, self.lstm_hidden_dim, device or own.device, own.dtype)
 
-    def body(self, obs: torch.Tensor, dones: torch.Tensor, state: LSTMState) -> tuple[torch.Tensor, LSTMState]:
+    def body(self, obs: torch.Tensor, dones: torch.Tensor, state: LSTMState) -> tuple[torch.Tensor,
+        LSTMState]:
         "What encoder and memory make of a sequence `[T, B, D]`: float32 `[T, B, H]`, and the last state"
         own = next(self.lstm.parameters()).dtype
         if self.scales_obs: obs = ((obs - self.obs_mean)/self.obs_std).clamp(-10, 10)
@@ -76,10 +79,12 @@ class ActorCriticLSTM(nn.Module):
         y, state = remembered(self.lstm, x, dones, LSTMState(*(s.to(own) for s in state)))
         return y.float(), state
 
-    def heads(self, y: torch.Tensor, action_mask: torch.Tensor | None = None) -> tuple[ActionDistribution, torch.Tensor]:
+    def heads(self, y: torch.Tensor, action_mask: torch.Tensor | None = None) -> tuple[ActionDistribution,
+        torch.Tensor]:
         "The distribution over actions, and the value `[...]`, in float32"
         with torch.autocast(y.device.type, enabled=False):
-            return ActionDistribution(self.layout, self.actor_mean(y), self.actor_logstd, action_mask), self.critic(y)[..., 0]
+            return (ActionDistribution(self.layout, self.actor_mean(y), self.actor_logstd, action_mask),
+                    self.critic(y)[..., 0])
 
     def get_value(self, obs: torch.Tensor, state: LSTMState, done: torch.Tensor) -> torch.Tensor:
         "The value `[B]` of an observation `[B, D]`"
@@ -93,9 +98,11 @@ class ActorCriticLSTM(nn.Module):
         return action, distribution.logprob(action), value, state
 
     def get_action_and_value(self, obs, state, done, action=None, action_mask=None):
-        """One step: `obs [B, D]`, `done [B]` (the row's game ended before this step: its memory is wiped first).
+        """One step: `obs [B, D]`, `done [B]` (the row's game ended before this step: its memory is wiped
+        first).
 
-        Gives action `[B, A]` (drawn, or the one handed in), logprob, entropy and value `[B]`, and the next state."""
+        Gives action `[B, A]` (drawn, or the one handed in), logprob, entropy and value `[B]`, and the next
+        state."""
         y, state = self.body(obs[None], done[None], state)
         distribution, value = self.heads(y[0], action_mask)
         if action is None: action = distribution.sample()
@@ -104,7 +111,8 @@ class ActorCriticLSTM(nn.Module):
     def evaluate_actions_sequence(self, obs, actions, dones, init_state, action_mask=None):
         """A whole sequence: `obs [T, B, D]`, `actions [T, B, A]`, `dones [T, B]`, masks `[T, B, M]`.
 
-        Gives logprobs, entropies and values `[T, B]`, and the last state: what `T` single steps would have given."""
+        Gives logprobs, entropies and values `[T, B]`, and the last state: what `T` single steps would have
+        given."""
         y, state = self.body(obs, dones, init_state)
         distribution, values = self.heads(y, action_mask)
         return distribution.logprob(actions), distribution.entropy(), values, state

@@ -31,10 +31,12 @@ def clear(mask,           # uint32 [K,S,S]
     a, b = start_cell(x0, dx), start_cell(y0, dy)
     sa, sb = (1 if dx > 0 else -1), (1 if dy > 0 else -1)
     one = np.float32(1)
-    ta = (np.float32(a + (dx > 0)) - x0)/dx if dx != 0 else far     # where the line leaves this cell, as a share of its length
+    # where the line leaves this cell, as a share of its length
+    ta = (np.float32(a + (dx > 0)) - x0)/dx if dx != 0 else far
     tb = (np.float32(b + (dy > 0)) - y0)/dy if dy != 0 else far
     step_a, step_b = (one/abs(dx) if dx != 0 else far), (one/abs(dy) if dy != 0 else far)
-    slab = below(floor(max(z0, z1)) + 1) & ~below(floor(min(z0, z1)))   # all heights of the line: most columns have nothing there
+    # all heights of the line: most columns have nothing there
+    slab = below(floor(max(z0, z1)) + 1) & ~below(floor(min(z0, z1)))
     t = np.float32(0)
     while True:
         t_next = min(ta, tb, one)
@@ -55,19 +57,22 @@ def line_clear(g, w, i, j):
     "Whether nothing stands between the middles of the mechs `i` and `j`"
     m, o, world = g.mech[w, i], g.mech[w, j], g.world[w]
     half = np.float32(.5)
-    return clear(g.sight, world.map, world.size, m.x, m.y, m.z + half*g.classes[m.kind].height, o.x, o.y, o.z + half*g.classes[o.kind].height)
+    return clear(g.sight, world.map, world.size,
+                 m.x, m.y, m.z + half*g.classes[m.kind].height,
+                 o.x, o.y, o.z + half*g.classes[o.kind].height)
 
 # %% ../../nbs/15_los.ipynb #375a01f2
 @kernel(inline=True)
 def look(g, w, i):
-    "Write which living rows the living mech `i` sees; a mech of the right team leaves its enemies to `look_back`"
+    "Write which living rows the living mech `i` sees; the right team leaves its enemies to `look_back`"
     m, n, bits = g.mech[w, i], g.world[w].team_size, np.uint64(0)
     if m.alive != 0:
         for j in range(2*n):
             o = g.mech[w, j]
             if j == i or o.alive == 0: continue
             if o.team == m.team: bits |= np.uint64(1) << np.uint64(j)
-            elif m.team == 0 and (m.x - o.x)*(m.x - o.x) + (m.y - o.y)*(m.y - o.y) <= SIGHT*SIGHT and line_clear(g, w, i, j):
+            elif (m.team == 0 and (m.x - o.x)*(m.x - o.x) + (m.y - o.y)*(m.y - o.y) <= SIGHT*SIGHT
+                  and line_clear(g, w, i, j)):
                 bits |= np.uint64(1) << np.uint64(j)
     g.sees[w, i] = bits
 

@@ -25,7 +25,8 @@ WEAPON = np.dtype([('range', 'f4'),      # vox
 
 def weapon_records(config: EnvConfig) -> np.ndarray:
     "One `WEAPON` record a weapon, in the order of the config"
-    rows = [(w.range, w.damage, w.heat, w.target_heat, w.cooldown, np.cos(np.radians(w.arc/2)), w.speed == 0) for w in config.weapons.values()]
+    rows = [(w.range, w.damage, w.heat, w.target_heat, w.cooldown, np.cos(np.radians(w.arc/2)), w.speed == 0)
+            for w in config.weapons.values()]
     return np.array(rows, WEAPON)
 
 # %% ../../nbs/13_mech.ipynb #ce72f5b6
@@ -49,11 +50,14 @@ def class_records(config: EnvConfig) -> np.ndarray:
 GRAVITY, STEP_UP, JET_CEILING, JET_HEAT, DRIVE_TAU = 9.81, 1.1, 8., 40., .15  # vox/s², vox, vox, heat/s, s
 RULES = np.dtype([('dt', 'f4'), ('decision', 'f4'),          # s: of a tick, of a decision
                   ('ticks', 'i4'),                           # of a decision
-                  ('limit', 'i4'), ('cut', 'i4'),            # decisions until time is up, until the game is cut (0 never)
-                  ('blend', 'f4'), ('gravity', 'f4'), ('step_up', 'f4'), ('jet_ceiling', 'f4'), ('jet_heat', 'f4'),
+                  ('limit', 'i4'),                           # decisions until time is up
+                  ('cut', 'i4'),                             # decisions until the game is cut, 0 never
+                  ('blend', 'f4'), ('gravity', 'f4'), ('step_up', 'f4'),
+                  ('jet_ceiling', 'f4'), ('jet_heat', 'f4'),
                   ('widest', 'f4'),                          # vox, half the width of the widest box
                   ('goal', 'f4'),                            # points that win the zone
-                  *((f'w_{name}', 'f4') for name in ('approach', 'zone', 'stand', 'damage', 'kill', 'death', 'friendly', 'overheat', 'win', 'draw', 'loss')),
+                  *((f'w_{name}', 'f4') for name in ('approach', 'zone', 'stand', 'damage', 'kill', 'death',
+                                                     'friendly', 'overheat', 'win', 'draw', 'loss')),
                   ('team_share', 'f4'), ('gamma', 'f4'),
                   ('fire_probability', 'f4'), ('vent_heat', 'f4'), ('desired_range', 'f4')])
 
@@ -61,8 +65,10 @@ def rules_record(config: EnvConfig) -> np.ndarray:
     "The one `RULES` record, as an array of length 1"
     r, c, h = np.zeros(1, RULES), config, config.heuristic
     limit = int(round(c.max_episode_seconds/c.decision_seconds))
-    values = dict(dt=c.dt_sim, decision=c.decision_seconds, ticks=c.decision_repeat, limit=limit, cut=c.max_decisions,
-                  blend=1 - np.exp(-c.dt_sim/DRIVE_TAU), gravity=GRAVITY, step_up=STEP_UP, jet_ceiling=JET_CEILING, jet_heat=JET_HEAT,
+    values = dict(dt=c.dt_sim, decision=c.decision_seconds, ticks=c.decision_repeat,
+                  limit=limit, cut=c.max_decisions,
+                  blend=1 - np.exp(-c.dt_sim/DRIVE_TAU), gravity=GRAVITY, step_up=STEP_UP,
+                  jet_ceiling=JET_CEILING, jet_heat=JET_HEAT,
                   widest=max(k.width for k in c.classes.values())/2,
                   goal=c.max_episode_seconds/2, team_share=c.rewards.team_share, gamma=c.rewards.gamma,
                   fire_probability=h.fire_probability, vent_heat=h.vent_heat, desired_range=h.desired_range,
@@ -76,23 +82,27 @@ MECH = np.dtype([
     ('vx', 'f4'), ('vy', 'f4'), ('vz', 'f4'),    # vox/s
     ('hx', 'f4'), ('hy', 'f4'),                  # heading, a unit vector
     ('hp', 'f4'), ('leg', 'f4'), ('heat', 'f4'), ('stability', 'f4'),
-    ('cool0', 'f4'), ('cool1', 'f4'), ('cool2', 'f4'), ('cool3', 'f4'),           # s until a weapon is ready
-    ('kind', 'i4'), ('team', 'i4'), ('place', 'i4'),                              # class, 0 blue or 1 red, place in the team
+    ('cool0', 'f4'), ('cool1', 'f4'), ('cool2', 'f4'), ('cool3', 'f4'),      # s until a weapon is ready
+    ('kind', 'i4'),                                                          # class
+    ('team', 'i4'), ('place', 'i4'),                                         # 0 blue or 1 red, place in it
     ('alive', 'i4'), ('shut', 'i4'), ('grounded', 'i4'), ('in_zone', 'i4'),
     # what it wants: decoded from its action, once a decision
     ('forward', 'f4'), ('strafe', 'f4'), ('jet', 'f4'), ('turn', 'f4'),
     ('fire0', 'i4'), ('fire1', 'i4'), ('fire2', 'i4'), ('fire3', 'i4'), ('vent', 'i4'),
     # what a phase leaves for the next one
-    ('nx', 'f4'), ('ny', 'f4'), ('nz', 'f4'),                                     # where it will stand
-    ('hit0', 'i4'), ('hit1', 'i4'), ('hit2', 'i4'), ('hit3', 'i4'),               # row that a weapon hits in this tick, -1 none
-    ('fired', 'i4'),                                                              # how many of them
-    ('hurt', 'f4'), ('taken', 'f4'), ('died', 'i4'),                              # damage aimed at it, damage it had hp for, 1 in its last tick
+    ('nx', 'f4'), ('ny', 'f4'), ('nz', 'f4'),                                # where it will stand
+    ('hit0', 'i4'), ('hit1', 'i4'), ('hit2', 'i4'), ('hit3', 'i4'),          # row hit in this tick, -1 none
+    ('fired', 'i4'),                                                         # how many of them
+    ('hurt', 'f4'),                                                          # damage aimed at it
+    ('taken', 'f4'),                                                         # damage it had hp for
+    ('died', 'i4'),                                                          # 1 in its last tick
     # what happened since the last decision
-    ('shown0', 'i4'), ('shown1', 'i4'), ('shown2', 'i4'), ('shown3', 'i4'),       # row hit last, -1 none: for pictures
+    ('shown0', 'i4'), ('shown1', 'i4'), ('shown2', 'i4'), ('shown3', 'i4'),  # pictures: row hit last, -1 none
     ('dealt', 'f4'), ('friendly', 'f4'), ('kills', 'f4'), ('deaths', 'f4'), ('overheats', 'f4'),
-    ('took', 'f4'), ('from_x', 'f4'), ('from_y', 'f4'),                           # damage suffered; sum of directions it came from, times damage
-    ('nans', 'i4'),                                                               # numbers of its action that were none
-    ('potential', 'f4')])                                                         # of approach, at the last decision
+    ('took', 'f4'),                                                          # damage suffered
+    ('from_x', 'f4'), ('from_y', 'f4'),                                      # sum of damage × its direction
+    ('nans', 'i4'),                                                          # NaNs in its action
+    ('potential', 'f4')])                                                    # of approach, at last decision
 
 # %% ../../nbs/13_mech.ipynb #5e48e763
 WORLD = np.dtype([
@@ -119,7 +129,7 @@ class Game(NamedTuple):
     sight: np.ndarray      # uint32 [K,S,S]: bit z of a column blocks sight
     ground: np.ndarray     # uint8 [K,S/2,S/2]: height of the highest ground in 2×2 columns
     cover: np.ndarray      # uint32 [K,S/2,S/2]: sight masks of 2×2 columns, joined
-    flow: np.ndarray       # uint16 [K,S,S]: length of the shortest way to the zone, in fifths of a voxel; 65535 no way
+    flow: np.ndarray       # uint16 [K,S,S]: shortest way to the zone, in fifths of a voxel; 65535 none
     action: np.ndarray     # float32 [W,N,A]
     action_mask: np.ndarray# bool [W,N,M]
     obs: np.ndarray        # float32 [W,N,D]
@@ -128,7 +138,7 @@ class Game(NamedTuple):
     reward: np.ndarray     # float32 [W,N]
     earned: np.ndarray     # float32 [W,N]: reward before the team shares it
     terms: np.ndarray      # float32 [W,2,R]: sums of the reward terms by team, since the last drain
-    tally: np.ndarray      # float32 [W,2,5]: kills, damage, zone points, hp margin, NaN actions by team, since the last drain
+    tally: np.ndarray      # float32 [W,2,5]: the same of kills, damage, zone points, hp margin, NaN actions
 
 # %% ../../nbs/13_mech.ipynb #ac2942dd
 def pack_kinds(config: EnvConfig) -> np.ndarray:
@@ -144,22 +154,28 @@ def new_game(config: EnvConfig,
     "All tables of `worlds` games, empty; `open_game` fills them"
     W, N = worlds, 2*config.team_size
     f = lambda *shape: np.zeros((W, *shape), np.float32)
-    return Game(rules_record(config), class_records(config), weapon_records(config), np.zeros(W, WORLD), np.zeros((W, N), MECH),
-                np.zeros((W, N), np.uint64), pool.move, pool.sight, pool.ground, pool.cover, pool.flow, f(N, action_dim),
-                np.ones((W, N, mask_dim), np.bool_), f(N, obs_dim), np.zeros((W, N), np.bool_), np.zeros((W, N), np.int16), f(N), f(N),
-                f(2, terms), f(2, 5))
+    return Game(rules_record(config), class_records(config), weapon_records(config),
+                np.zeros(W, WORLD), np.zeros((W, N), MECH), np.zeros((W, N), np.uint64),
+                pool.move, pool.sight, pool.ground, pool.cover, pool.flow,
+                f(N, action_dim), np.ones((W, N, mask_dim), np.bool_), f(N, obs_dim),
+                np.zeros((W, N), np.bool_), np.zeros((W, N), np.int16), f(N), f(N), f(2, terms), f(2, 5))
 
-# %% ../../nbs/13_mech.ipynb #b1f12f2e
-def open_game(g: Game, w: int | np.integer, key: int, kinds: np.ndarray, spots: np.ndarray, zones: np.ndarray) -> None:
-    "Set world `w` to the first moment of the game with that `key`; `kinds` `[n]`, `spots` `[n,2]` of the left team, `zones` `[K,3]`"
+# %% ../../nbs/13_mech.ipynb #8c9b1553
+def open_game(g: Game, w: int | np.integer, key: int,
+              kinds: np.ndarray,           # `[n]`, of the left team
+              spots: np.ndarray,           # `[n,2]`, of the left team
+              zones: np.ndarray) -> None:  # `[K,3]`
+    "Set world `w` to the first moment of the game with that `key`"
     world, m, n, k = g.world[w:w+1], g.mech[w], len(kinds), int(key) % len(zones)
     world[:] = np.zeros(1, WORLD)
-    for name, value in dict(key=key, size=g.move.shape[1], map=k, team_size=n, winner=-1, holder=-1, zone_x=zones[k, 0], zone_y=zones[k, 1],
-                            zone_r=zones[k, 2], living0=n, living1=n).items(): world[name] = value
+    for name, value in dict(key=key, size=g.move.shape[1], map=k, team_size=n, winner=-1, holder=-1,
+                            zone_x=zones[k, 0], zone_y=zones[k, 1], zone_r=zones[k, 2],
+                            living0=n, living1=n).items(): world[name] = value
     m[:] = np.zeros(len(m), MECH)
     for team, side in enumerate((1, -1)):
         rows = m[team*n:(team + 1)*n]
-        rows['x'], rows['y'], rows['hx'], rows['team'], rows['place'] = side*spots[:, 0], spots[:, 1], side, team, np.arange(n)
+        rows['x'], rows['y'], rows['hx'] = side*spots[:, 0], spots[:, 1], side
+        rows['team'], rows['place'] = team, np.arange(n)
         rows['kind'], rows['alive'], rows['grounded'], rows['stability'] = kinds, 1, 1, 100
         rows['hp'], rows['leg'] = g.classes['hp'][kinds], g.classes['leg'][kinds]
         for slot in range(4): rows[f'hit{slot}'] = rows[f'shown{slot}'] = -1

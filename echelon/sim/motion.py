@@ -18,7 +18,8 @@ from .voxels import fits, footprint, ground
 def turned(hx, hy,  # a heading
            a):      # rad, small; positive is to the left
     "The heading turned by `a`"
-    c, s = np.float32(1) - a*a*np.float32(.5)*(np.float32(1) - a*a*np.float32(1/12)), a*(np.float32(1) - a*a*np.float32(1/6))
+    c = np.float32(1) - a*a*np.float32(.5)*(np.float32(1) - a*a*np.float32(1/12))
+    s = a*(np.float32(1) - a*a*np.float32(1/6))
     x, y = hx*c - hy*s, hy*c + hx*s
     length = np.float32(sqrt(x*x + y*y))
     return x/length, y/length
@@ -59,7 +60,8 @@ def neighbours(g, w, i):
     far = g.classes[m.kind].half + g.rules[0].widest + np.float32(1)
     for j in range(2*n):
         o = g.mech[w, j]
-        if (abs(m.x - o.x) < far) & (abs(m.y - o.y) < far) & (o.alive != 0): near |= np.uint64(1) << np.uint64(j)
+        if (abs(m.x - o.x) < far) & (abs(m.y - o.y) < far) & (o.alive != 0):
+            near |= np.uint64(1) << np.uint64(j)
     return near & ~(np.uint64(1) << np.uint64(i))
 
 # %% ../../nbs/14_motion.ipynb #e03668dc
@@ -88,20 +90,23 @@ def push(g, w, i, near):
         if (near >> np.uint64(j)) & np.uint64(1):
             o = g.mech[w, j]; oc = g.classes[o.kind]
             dx, dy = depth(m.x, m.y, m.z, c.half, c.height, o.x, o.y, o.z, oc.half, oc.height)
-            if dx > 0 and (dx < dy or dx == dy): px += np.float32(.5)*dx*(1 if m.x > o.x else -1 if m.x < o.x else 0)
-            elif dy > 0: py += np.float32(.5)*dy*(1 if m.y > o.y else -1 if m.y < o.y else 0)
+            if dx > 0 and (dx < dy or dx == dy):
+                px += np.float32(.5)*dx*(1 if m.x > o.x else -1 if m.x < o.x else 0)
+            elif dy > 0:
+                py += np.float32(.5)*dy*(1 if m.y > o.y else -1 if m.y < o.y else 0)
     return px, py
 
 # %% ../../nbs/14_motion.ipynb #09b892f7
 @kernel(inline=True)
 def standing(g, w, i, near, x, y):
-    "Height of the feet of mech `i` at `x, y`, stepping up where that is enough, or -1 where it cannot go; and the footprint there"
+    "Height of the feet of mech `i` at `x, y`, a step up at most, -1 for a refusal; and the footprint"
     m, world, r = g.mech[w, i], g.world[w], g.rules[0]
     c, z = g.classes[m.kind], m.z
     columns = footprint(g.move, world.map, world.size, x, y, c.half)
     if not fits(columns, z, c.height):
         z = np.float32(floor(z) + 1)
-        if m.grounded == 0 or z - m.z > r.step_up or not fits(columns, z, c.height): return np.float32(-1), columns
+        if m.grounded == 0 or z - m.z > r.step_up or not fits(columns, z, c.height):
+            return np.float32(-1), columns
     if near and crowded(g, w, i, near, x, y): return np.float32(-1), columns
     return z, columns
 
@@ -112,7 +117,8 @@ def drive(g, w, i):
     m, world, r = g.mech[w, i], g.world[w], g.rules[0]
     if m.alive == 0: return
     c = g.classes[m.kind]
-    floor_z = m.z if m.grounded != 0 else ground(footprint(g.move, world.map, world.size, m.x, m.y, c.half), m.z)
+    floor_z = (m.z if m.grounded != 0 else
+               ground(footprint(g.move, world.map, world.size, m.x, m.y, c.half), m.z))
     steer(m, c, r, floor_z)
     near = neighbours(g, w, i)
     x, y = m.x + m.vx*r.dt, m.y + m.vy*r.dt
@@ -123,7 +129,9 @@ def drive(g, w, i):
         else:
             x = m.x; m.vx = 0
             z, columns = standing(g, w, i, near, x, y)
-            if z < 0: y, z, columns = m.y, m.z, footprint(g.move, world.map, world.size, m.x, m.y, c.half); m.vy = 0
+            if z < 0:
+                y, z, columns = m.y, m.z, footprint(g.move, world.map, world.size, m.x, m.y, c.half)
+                m.vy = 0
     if near:
         px, py = push(g, w, i, near)
         if px != 0 or py != 0:

@@ -18,8 +18,8 @@ def ticking(sync):  # a kernel without arguments: waits until all lanes have com
     @kernel(inline=True)
     def tick(g, w, lane, lanes):
         n = 2*g.world[w].team_size
-        for i in range(lane, n, lanes): cool_down(g, w, i)   # timers run, heat goes, mechs fall asleep and wake
-        for i in range(lane, n, lanes): drive(g, w, i)       # where everyone will stand, from where everyone stands
+        for i in range(lane, n, lanes): cool_down(g, w, i)   # timers run, heat goes, mechs sleep or wake
+        for i in range(lane, n, lanes): drive(g, w, i)       # where all will stand, from where all stand
         sync()
         for i in range(lane, n, lanes): arrive(g, w, i)      # they stand there
         sync()

@@ -14,8 +14,9 @@ from ..core import kernel
 
 # %% ../../nbs/10_voxels.ipynb #b3440896
 MATERIAL = np.dtype([('hp', 'f4'), ('move', '?'), ('sight', '?')])
-MATERIALS = dict(air=(0, False, False), solid=(100, True, True), lava=(0, False, False), water=(0, False, False), debris=(50, True, True),
-                 heavy_debris=(200, True, True), dirt=(0, False, False), glass=(10, True, False), reinforced=(np.inf, True, True),
+MATERIALS = dict(air=(0, False, False), solid=(100, True, True), lava=(0, False, False),
+                 water=(0, False, False), debris=(50, True, True), heavy_debris=(200, True, True),
+                 dirt=(0, False, False), glass=(10, True, False), reinforced=(np.inf, True, True),
                  foliage=(1, False, True))
 CODES = {name: np.uint8(code) for code, name in enumerate(MATERIALS)}
 

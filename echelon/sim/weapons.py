@@ -10,7 +10,7 @@ from math import sqrt
 
 import numpy as np
 
-from ..core import draw, kernel
+from ..core import kernel
 from .los import line_clear
 
 # %% ../../nbs/17_weapons.ipynb #5a90ebb7
@@ -38,7 +38,7 @@ def usable(g, k):
 # %% ../../nbs/17_weapons.ipynb #7d9eadef
 @kernel(inline=True)
 def shoot(g, w, i, k, pressed, cool):
-    "Fire weapon `k` of mech `i` if it can: the row that is hit, -1 for none, and the seconds until it is ready"
+    "Fire weapon `k` of mech `i` if it can: the row that is hit, -1 for none, and the seconds until ready"
     m = g.mech[w, i]
     if pressed == 0 or cool > 0 or not usable(g, k): return -1, cool
     hit = target(g, w, i, k)

@@ -30,7 +30,8 @@ GLOSSARY = {
     'approx_kl': 'How far the policy moved in one update; above 0.03 it moves too fast.',
     'clip_fraction': 'Share of decisions whose ratio was clipped; 0.05 to 0.25 is usual.',
     'grad_norm': 'Norm of the gradient before it was clipped.',
-    'explained_variance': 'Share of the variance of returns that the critic foresaw; 1 is perfect, 0 no better than the mean.',
+    'explained_variance': 'Share of the variance of returns that the critic foresaw; 1 is perfect, 0 no '
+                          'better than the mean.',
     'epochs': 'Passes over the rollout before the target KL stopped them.',
     'lr': 'Learning rate of this update.',
     'valid_share': 'Share of the learner\'s rows that were alive and so counted in the policy loss.',
@@ -62,15 +63,19 @@ def cut_back(path: Any, update: int) -> int:
     kept, moved = [r for r in rows if r['update'] <= update], [r for r in rows if r['update'] > update]
     text = lambda rs: ''.join(json.dumps(r) + '\n' for r in rs)
     if moved: path.with_suffix('.cut.jsonl').open('a').write(text(moved))
-    if path.exists(): path.with_suffix('.new').write_text(text(kept)); os.replace(path.with_suffix('.new'), path)
+    if path.exists():
+        path.with_suffix('.new').write_text(text(kept))
+        os.replace(path.with_suffix('.new'), path)
     return len(moved)
 
 # %% ../../nbs/06_metrics.ipynb #26c2af96
 class Logger:
     "Writes rows to `folder/metrics.jsonl` and, on request, to wandb (`offline`, `online`) and TensorBoard"
 
-    def __init__(self, folder: Any, wandb: str = 'disabled', tensorboard: bool = False, name: str | None = None, config: dict | None = None):
-        if wandb not in ('disabled', 'offline', 'online'): raise ValueError(f'wandb = {wandb!r}: expected disabled, offline or online')
+    def __init__(self, folder: Any, wandb: str = 'disabled', tensorboard: bool = False,
+                 name: str | None = None, config: dict | None = None):
+        if wandb not in ('disabled', 'offline', 'online'):
+            raise ValueError(f'wandb = {wandb!r}: expected disabled, offline or online')
         self.file = open(Path(folder)/'metrics.jsonl', 'a')
         self.wandb: Any = None; self.board: Any = None
         mode: Any = wandb
@@ -86,7 +91,8 @@ class Logger:
         for name in metrics: meaning(name)
         row: dict[str, Any] = dict(update=update, **metrics, time=time or {})
         self.file.write(json.dumps(row) + '\n'); self.file.flush()
-        if self.wandb: self.wandb.log({**metrics, **{f'time/{k}': v for k, v in row['time'].items()}}, step=update)
+        if self.wandb:
+            self.wandb.log({**metrics, **{f'time/{k}': v for k, v in row['time'].items()}}, step=update)
         if self.board:
             for name, value in metrics.items(): self.board.add_scalar(name, value, update)
         return row

@@ -21,8 +21,10 @@ class RunningMeanStd:
 
     def moments(self, x: Any) -> tuple[np.ndarray, np.ndarray, float]:
         "Mean of these rows, squares around it, and their number"
-        x = np.asarray(x.detach().cpu() if isinstance(x, torch.Tensor) else x, np.float64).reshape(-1, *np.shape(self.mean))
-        return x.mean(0) if len(x) else self.mean*0, x.var(0)*len(x), float(len(x))
+        x = np.asarray(x.detach().cpu() if isinstance(x, torch.Tensor) else x, np.float64).reshape(-1,
+            *np.shape(self.mean))
+        if not len(x): return self.mean*0, self.mean*0, 0.
+        return x.mean(0), x.var(0)*len(x), float(len(x))
 
     def merge(self, mean, squares, count: float) -> None:
         "Take in rows by their mean, their squares around it, and their number"
@@ -39,7 +41,9 @@ class RunningMeanStd:
     @property
     def std(self): return np.sqrt(self.var + 1e-8)
 
-    def _like(self, x, a): return torch.as_tensor(a, dtype=x.dtype, device=x.device) if isinstance(x, torch.Tensor) else np.asarray(a)
+    def _like(self, x, a):
+        return torch.as_tensor(a, dtype=x.dtype, device=x.device) if isinstance(x,
+            torch.Tensor) else np.asarray(a)
 
     def normalize(self, x: Any, clip: float = np.inf):
         "`x` at mean 0 and variance 1, as the kind it came in"
@@ -55,7 +59,8 @@ class RunningMeanStd:
 
 # %% ../../nbs/35_normalization.ipynb #90ce9978
 class ReturnNormalizer(RunningMeanStd):
-    "The scale of returns: `normalize` on the way into the critic's loss, `denormalize` on the way out of the critic"
+    """The scale of returns: `normalize` on the way into the critic's loss, `denormalize` on the way out of
+    the critic"""
 
     def denormalize(self, x: Any):
         "Back to the game's own units"

@@ -36,7 +36,8 @@ class PPOConfig(Strict):
     max_grad_norm: float = Field(.5, gt=0)
     update_epochs: int = Field(4, ge=1)               # passes over a rollout
     rollout_steps: int = Field(512, ge=1)             # decisions of each row
-    chunk_steps: int = Field(0, ge=0)                 # steps of backpropagation through time; 0: the largest divisor of the rollout up to 64
+    # of backpropagation; 0: largest divisor of the rollout to 64
+    chunk_steps: int = Field(0, ge=0)
     minibatch: int = Field(5120, ge=1)                # samples, about
     target_kl: float = Field(0., ge=0)                # stop the epochs beyond it; 0 never does
     normalize_advantage: bool = True
@@ -49,21 +50,25 @@ class PPOConfig(Strict):
         "Steps of a sequence"
         return self.chunk_steps or max(c for c in range(1, 65) if self.rollout_steps % c == 0)
 
-# %% ../../nbs/38_ppo.ipynb #39b76098
-def policy_loss(logprob, old_logprob, advantage, weight, clip: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    "PPO's clipped loss over the weighted steps, and what to watch; the weights sum to 1"
+# %% ../../nbs/38_ppo.ipynb #45159fa9
+def policy_loss(logprob, old_logprob, advantage,
+                weight,         # of each step; they sum to 1
+                clip: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    "PPO's clipped loss over the weighted steps, and what to watch"
     log_ratio = logprob - old_logprob
     ratio = log_ratio.exp()
-    loss = (torch.max(-advantage*ratio, -advantage*ratio.clamp(1 - clip, 1 + clip))*weight).sum()              # (5)
+    loss = (torch.max(-advantage*ratio, -advantage*ratio.clamp(1 - clip, 1 + clip))*weight).sum()  # (5)
     with torch.no_grad():
-        info = dict(approx_kl=((ratio - 1 - log_ratio)*weight).sum(), clip_fraction=(((ratio - 1).abs() > clip)*weight).sum())
+        info = dict(approx_kl=((ratio - 1 - log_ratio)*weight).sum(),
+                    clip_fraction=(((ratio - 1).abs() > clip)*weight).sum())
     return loss, info
 
 # %% ../../nbs/38_ppo.ipynb #420c23a9
 def value_loss(value, old_value, target, clip: float = 0.) -> torch.Tensor:
     "Half the mean square; with `clip`, the worse of the value and the value clipped around the old one"
     square = (value - target).square()
-    if clip: square = torch.max(square, (old_value + (value - old_value).clamp(-clip, clip) - target).square())
+    if clip:
+        square = torch.max(square, (old_value + (value - old_value).clamp(-clip, clip) - target).square())
     return .5*square.mean()
 
 # %% ../../nbs/38_ppo.ipynb #6d78d218
@@ -72,8 +77,11 @@ def flat_rows(world: World,
     "Places of the driven rows in the arrays of all worlds laid end to end, world by world"
     names, N = world.spec.agents, world.spec.num_agents
     unknown = [a for a in np.ravel(agent_ids) if (a not in names if isinstance(a, str) else not 0 <= a < N)]
-    require(not unknown and np.size(agent_ids) > 0, f'agent id {unknown[0] if unknown else agent_ids!r}: expected names like {names[0]!r} or rows 0 to {N - 1}')
-    rows = np.array([names.index(a) if isinstance(a, str) else a for a in np.ravel(agent_ids)]).reshape(np.shape(agent_ids))
+    wrong = unknown[0] if unknown else agent_ids
+    require(not unknown and np.size(agent_ids) > 0,
+            f'agent id {wrong!r}: expected names like {names[0]!r} or rows 0 to {N - 1}')
+    rows = np.array([names.index(a) if isinstance(a, str) else a for a in np.ravel(agent_ids)])
+    rows = rows.reshape(np.shape(agent_ids))
     rows = np.broadcast_to(rows, (world.spec.num_worlds, rows.shape[-1]))
     return torch.from_numpy((rows + N*np.arange(world.spec.num_worlds)[:, None]).ravel().copy())
 
@@ -81,13 +89,15 @@ def flat_rows(world: World,
 class Seat:
     "A policy at its rows of a world: what it sees, where it writes, what it remembers"
 
-    def __init__(self, actor: ActorCriticLSTM, world: World, agent_ids: Any, state: LSTMState | None = None, greedy: bool = False,
+    def __init__(self, actor: ActorCriticLSTM, world: World, agent_ids: Any,
+                 state: LSTMState | None = None, greedy: bool = False,
                  worlds: np.ndarray | None = None):   # mask [W] of the worlds it plays in, default all
         self.actor, self.world, self.greedy = actor, world, greedy
-        self.rows = flat_rows(world, agent_ids).view(world.spec.num_worlds, -1)[slice(None) if worlds is None else worlds].flatten()
+        rows = flat_rows(world, agent_ids).view(world.spec.num_worlds, -1)
+        self.rows = (rows if worlds is None else rows[worlds]).flatten()
         flat = lambda a: torch.from_numpy(a).flatten(0, 1)
-        self.obs, self.masks, self.alive, self.reward = map(flat, (world.obs, world.action_mask, world.alive, world.reward))
-        self.final_obs, self.action = flat(world.final_obs), flat(world.action)
+        self.obs, self.final_obs, self.masks = map(flat, (world.obs, world.final_obs, world.action_mask))
+        self.alive, self.reward, self.action = map(flat, (world.alive, world.reward, world.action))
         self.world_of = self.rows//world.spec.num_agents
         self.first, self.truncated = torch.from_numpy(world.first), torch.from_numpy(world.truncated)
         self.state = actor.initial_state(len(self.rows)) if state is None else state
@@ -96,19 +106,20 @@ class Seat:
         "Decide for the rows and write their actions into the world"
         done, mask = self.first[self.world_of].float(), self.masks[self.rows]
         with torch.no_grad():
-            action, _, _, self.state = self.actor.act(self.obs[self.rows], self.state, done, mask, self.greedy)
-        self.action[self.rows] = action
+            sent, _, _, self.state = self.actor.act(self.obs[self.rows], self.state, done, mask, self.greedy)
+        self.action[self.rows] = sent
 
 # %% ../../nbs/38_ppo.ipynb #f8b29248
 class PPOTrainer:
     "Collects rollouts with a model and improves it"
 
-    def __init__(self, model: ActorCriticLSTM, config: PPOConfig, device='cpu', total: Callable[[torch.Tensor], int] | None = None):
+    def __init__(self, model: ActorCriticLSTM, config: PPOConfig, device='cpu',
+                 total: Callable[[torch.Tensor], int] | None = None):
         self.model, self.config, self.device = model.to(device), config, torch.device(device)
         self.total = total or (lambda x: 1)
         self.dtype = torch.bfloat16 if config.bf16 else torch.float32
         self.actor = acting_copy(model, self.dtype)
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, eps=1e-5)                            # (1)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, eps=1e-5)  # (1)
         self.scale, self.obs_scale = ReturnNormalizer(), RunningMeanStd((model.obs_dim,))
         self.buffer: RolloutBuffer | None = None
         self.seconds = dict(simulate=0., infer=0., learn=0.)
@@ -116,30 +127,35 @@ class PPOTrainer:
 
     def progress(self, share: float) -> None:
         "Set the learning rate for the share of the training that is done"
-        rate = self.config.lr*(1 - share*(1 - self.config.lr_final))                                             # (2)
+        rate = self.config.lr*(1 - share*(1 - self.config.lr_final))  # (2)
         for group in self.optimizer.param_groups: group['lr'] = rate
 
     def _space(self, seat: Seat) -> RolloutBuffer:
         "The buffer for this seat, made once and filled again at every rollout"
         c, spec, N = self.config, seat.world.spec, len(seat.rows)
         shape = (c.rollout_steps, N, spec.obs_dim)
-        if self.buffer is None or self.buffer.obs.shape != shape or self.buffer.actions.shape[-1] != spec.action_dim:
-            self.buffer = RolloutBuffer.create(c.rollout_steps, N, spec.obs_dim, spec.action_dim, self.device, spec.mask_dim,
-                                               self.model.lstm_hidden_dim, c.chunk, N//spec.num_worlds, self.dtype)
+        if self.buffer is None or self.buffer.obs.shape != shape or self.buffer.actions.shape[
+            -1] != spec.action_dim:
+            self.buffer = RolloutBuffer.create(*shape, spec.action_dim, self.device, spec.mask_dim,
+                                               self.model.lstm_hidden_dim, c.chunk, N//spec.num_worlds,
+                                               self.dtype)
         self.buffer.bootstrap.zero_()
         return self.buffer
 
     @torch.no_grad()
     def collect_rollout(self, vec_env: World, agent_ids: Any, lstm_state: LSTMState | None = None,
                         opponents: tuple[Seat, ...] = ()) -> tuple[RolloutBuffer, LSTMState]:
-        "Play `rollout_steps` decisions with the rows `agent_ids`; the buffer is filled again by the next call"
+        """Play `rollout_steps` decisions with the rows `agent_ids`; the buffer is filled again by the next
+        call"""
         seat = Seat(refresh(self.actor, self.model), vec_env, agent_ids, lstm_state)
         b, rows, start, simulated = self._space(seat), seat.rows, perf_counter(), 0.
         for t in range(self.config.rollout_steps):
-            if t % b.chunk_steps == 0: b.state_h[t//b.chunk_steps], b.state_c[t//b.chunk_steps] = seat.state.h[0], seat.state.c[0]
+            if t % b.chunk_steps == 0:
+                b.state_h[t//b.chunk_steps], b.state_c[t//b.chunk_steps] = seat.state.h[0], seat.state.c[0]
             b.obs[t], b.masks[t], b.valid[t] = seat.obs[rows], seat.masks[rows], seat.alive[rows]
             b.dones[t] = seat.first[seat.world_of]
-            b.actions[t], b.logprobs[t], b.values[t], seat.state = seat.actor.act(b.obs[t], seat.state, b.dones[t], b.masks[t])
+            decided = seat.actor.act(b.obs[t], seat.state, b.dones[t], b.masks[t])
+            b.actions[t], b.logprobs[t], b.values[t], seat.state = decided
             seat.action[rows] = b.actions[t].cpu()
             for other in opponents: other.act()
             simulated -= perf_counter(); vec_env.step(); simulated += perf_counter()
@@ -148,7 +164,7 @@ class PPOTrainer:
         last = seat.first[seat.world_of].float().to(self.device)
         next_value = seat.actor.get_value(seat.obs[rows].to(self.device), seat.state, last)
         for x in (b.values, next_value): x.copy_(self.scale.denormalize(x))
-        b.compute_gae(next_value, last, self.config.gamma, self.config.gae_lambda)                               # (3)
+        b.compute_gae(next_value, last, self.config.gamma, self.config.gae_lambda)  # (3)
         if self.config.normalize_obs: self.seen = self.obs_scale.moments(b.obs[b.valid > 0].float())
         self.seconds['simulate'], self.seconds['infer'] = simulated, perf_counter() - start - simulated
         return b, seat.state
@@ -157,35 +173,39 @@ class PPOTrainer:
         "γ times the value of the last observation, for the rows whose game was cut"
         cut = torch.nonzero(seat.truncated[seat.world_of])[:, 0]
         state = LSTMState(*(s[:, cut] for s in seat.state))
-        value = seat.actor.get_value(seat.final_obs[seat.rows[cut]].to(self.device), state, torch.zeros(len(cut), device=self.device))
+        last, going = (seat.final_obs[seat.rows[cut]].to(self.device),
+                       torch.zeros(len(cut), device=self.device))
+        value = seat.actor.get_value(last, state, going)
         b.bootstrap[t, cut] = self.config.gamma*self.scale.denormalize(value)
 
     def minibatches(self, b: RolloutBuffer):
-        "Chunks and rows of whole groups, in random order"                                                       # (9)
+        "Chunks and rows of whole groups, in random order"  # (9)
         T, N = b.rewards.shape
         parts = max(1, round(b.chunk_steps*N/self.config.minibatch))
         todo = []
         for chunk in range(T//b.chunk_steps):
             for groups in torch.randperm(N//b.group).chunk(parts):
-                todo.append((chunk, (groups[:, None]*b.group + torch.arange(b.group)).flatten().to(self.device)))
+                rows = (groups[:, None]*b.group + torch.arange(b.group)).flatten()
+                todo.append((chunk, rows.to(self.device)))
         return [todo[i] for i in torch.randperm(len(todo))]
 
     def _compute_losses(self, buffer: RolloutBuffer, new_logprobs, new_values, new_entropies):
         "The loss of PPO over a buffer `[T, N]` (`new_values` as the critic puts them out), and what to watch"
         c, valid = self.config, buffer.valid
-        sums = torch.stack([valid.sum(), (buffer.advantages*valid).sum(), (buffer.advantages.square()*valid).sum()]).double()
+        advantage = buffer.advantages
+        sums = torch.stack([x.sum() for x in (valid, advantage*valid, advantage.square()*valid)]).double()
         ranks = self.total(sums)
         n = sums[0].clamp(min=1)
         mean, weight = sums[1]/n, valid/(n/ranks).float()
         std = (sums[2]/n - mean.square()).clamp(min=0).sqrt()
-        advantage = buffer.advantages
-        if c.normalize_advantage: advantage = (advantage - mean.float())/(std.float() + 1e-8)                    # (4)
+        if c.normalize_advantage: advantage = (advantage - mean.float())/(std.float() + 1e-8)  # (4)
         pg_loss, info = policy_loss(new_logprobs, buffer.logprobs, advantage, weight, c.clip_coef)
         target, old = self.scale.normalize(buffer.returns), self.scale.normalize(buffer.values)
-        vf_loss = value_loss(new_values, old, target, c.clip_coef*c.clip_value)                                  # (6)
-        entropy = (new_entropies*weight).sum()                                                                   # (7)
+        vf_loss = value_loss(new_values, old, target, c.clip_coef*c.clip_value)  # (6)
+        entropy = (new_entropies*weight).sum()  # (7)
         loss = pg_loss - c.ent_coef*entropy + c.vf_coef*vf_loss
-        return loss, dict(loss=loss.detach(), pg_loss=pg_loss.detach(), vf_loss=vf_loss.detach(), entropy=entropy.detach(), **info)
+        parts = dict(loss=loss, pg_loss=pg_loss, vf_loss=vf_loss, entropy=entropy)
+        return loss, {k: v.detach() for k, v in parts.items()} | info
 
     def _descend(self, loss: torch.Tensor) -> torch.Tensor:
         "One step of the optimiser, on gradients averaged over ranks; gives their norm"
@@ -195,8 +215,9 @@ class PPOTrainer:
         flat = torch.cat([p.grad.flatten() for p in params])
         ranks = self.total(flat)
         if ranks > 1:
-            for p, g in zip(params, (flat/ranks).split([p.numel() for p in params])): p.grad.copy_(g.view_as(p))
-        norm = nn.utils.clip_grad_norm_(params, self.config.max_grad_norm)                                       # (8)
+            parts = (flat/ranks).split([p.numel() for p in params])
+            for p, g in zip(params, parts): p.grad.copy_(g.view_as(p))
+        norm = nn.utils.clip_grad_norm_(params, self.config.max_grad_norm)  # (8)
         self.optimizer.step()
         return norm
 
@@ -204,7 +225,8 @@ class PPOTrainer:
         "Move the scale of returns to what was seen, and the critic against it"
         before = float(self.scale.mean), float(self.scale.std)
         mean, squares, count = self.scale.moments(b.returns[b.valid > 0])
-        sums = torch.tensor([count, count*float(mean), float(squares) + count*float(mean)**2], dtype=torch.float64)
+        squares = float(squares) + count*float(mean)**2
+        sums = torch.tensor([count, count*float(mean), squares], dtype=torch.float64)
         self.total(sums)
         if sums[0] == 0: return
         mean = sums[1]/sums[0]
@@ -219,12 +241,14 @@ class PPOTrainer:
         if sums[0, 0] == 0: return
         n, mean = sums[0], sums[1]/sums[0]
         self.obs_scale.merge(mean.numpy(), (sums[2] - n*mean**2).clamp(min=0).numpy(), float(n[0]))
-        self.model.obs_mean.copy_(torch.from_numpy(self.obs_scale.mean)); self.model.obs_std.copy_(torch.from_numpy(self.obs_scale.std))
+        self.model.obs_mean.copy_(torch.from_numpy(self.obs_scale.mean))
+        self.model.obs_std.copy_(torch.from_numpy(self.obs_scale.std))
         self.model.scales_obs = True
 
     def _evaluate(self, mb: RolloutBuffer):
         "What the model of today says about the actions of a minibatch"
-        state = self.model.initial_state(mb.obs.shape[1], self.device) if mb.state_h.shape[-1] == 0 else LSTMState(mb.state_h, mb.state_c)
+        state = LSTMState(mb.state_h, mb.state_c)
+        if mb.state_h.shape[-1] == 0: state = self.model.initial_state(mb.obs.shape[1], self.device)
         mask = mb.masks if mb.masks.shape[-1] else None
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
             return self.model.evaluate_actions_sequence(mb.obs, mb.actions, mb.dones, state, mask)[:3]
@@ -233,7 +257,7 @@ class PPOTrainer:
         "Improve the model on a rollout; gives the mean of what there is to watch"
         start, seen, epochs = perf_counter(), [], 0
         if self.config.normalize_returns: self._rescale(buffer)
-        for _ in range(self.config.update_epochs):                                                               # (10)
+        for _ in range(self.config.update_epochs):  # (10)
             epoch = []
             for chunk, rows in self.minibatches(buffer):
                 mb = taken(buffer, chunk, rows)
@@ -249,7 +273,9 @@ class PPOTrainer:
         ranks = self.total(means)
         means /= ranks
         self.seconds['learn'] = perf_counter() - start
-        left = (buffer.returns - buffer.values).var(correction=0)/buffer.returns.var(correction=0).clamp(min=1e-8)
+        left = (buffer.returns - buffer.values).var(
+            correction=0)/buffer.returns.var(correction=0).clamp(min=1e-8)
+        logstd = self.model.actor_logstd.detach()
         return dict(zip([*info, 'grad_norm'], means.tolist())) | dict(
             explained_variance=1 - float(left), epochs=float(epochs), lr=self.optimizer.param_groups[0]['lr'],
-            valid_share=float(buffer.valid.mean()), logstd=float(self.model.actor_logstd.mean()) if self.model.actor_logstd.numel() else 0.)
+            valid_share=float(buffer.valid.mean()), logstd=float(logstd.mean()) if len(logstd) else 0.)

@@ -34,24 +34,33 @@ class RolloutBuffer:
     group: int = 1
 
     @classmethod
-    def create(cls, num_steps: int, num_agents: int, obs_dim: int, action_dim: int, device='cpu', mask_dim: int = 0,
-               lstm_dim: int = 0, chunk_steps: int = 0, group: int = 1, obs_dtype=torch.float32) -> 'RolloutBuffer':
+    def create(cls, num_steps: int, num_agents: int, obs_dim: int, action_dim: int, device='cpu',
+               mask_dim: int = 0,
+               lstm_dim: int = 0, chunk_steps: int = 0, group: int = 1,
+               obs_dtype=torch.float32) -> 'RolloutBuffer':
         "An empty buffer: everything 0, all steps valid, everything allowed"
         T, N, chunk = num_steps, num_agents, chunk_steps or num_steps
         require(T % chunk == 0, f'chunk_steps = {chunk}: expected a divisor of num_steps = {T}')
         require(N % group == 0, f'group = {group}: expected a divisor of num_agents = {N}')
         zeros = lambda *shape, dtype=torch.float32: torch.zeros(shape, dtype=dtype, device=device)
         rows = {n: zeros(T, N) for n in 'logprobs rewards dones values advantages returns bootstrap'.split()}
-        return cls(obs=zeros(T, N, obs_dim, dtype=obs_dtype), actions=zeros(T, N, action_dim), valid=zeros(T, N) + 1,
+        return cls(obs=zeros(T, N, obs_dim, dtype=obs_dtype), actions=zeros(T, N, action_dim),
+                   valid=zeros(T, N) + 1,
                    masks=zeros(T, N, mask_dim, dtype=torch.bool) | True, state_h=zeros(T//chunk, N, lstm_dim),
                    state_c=zeros(T//chunk, N, lstm_dim), chunk_steps=chunk, group=group, **rows)
 
-    def compute_gae(self, next_value: torch.Tensor, next_done: torch.Tensor, gamma: float, gae_lambda: float) -> None:
-        "Fill `advantages` and `returns` in place; `next_value`, `next_done` `[N]` belong to the step after the last"
-        r, v, d, boot = (x.detach().cpu().numpy() for x in (self.rewards, self.values, self.dones, self.bootstrap))
+    def compute_gae(self, next_value: torch.Tensor, next_done: torch.Tensor, gamma: float,
+                    gae_lambda: float) -> None:
+        """Fill `advantages` and `returns` in place; `next_value`, `next_done` `[N]` belong to the step after
+        the last"""
+        r, v, d, boot = (x.detach().cpu().numpy() for x in (self.rewards, self.values, self.dones,
+                                                            self.bootstrap))
         last_v, last_d = next_value.detach().cpu().numpy(), next_done.to(self.rewards.dtype).cpu().numpy()
-        if self.rewards.device.type == 'cpu': gae(r, v, d, last_v, last_d, boot, gamma, gae_lambda, self.advantages.numpy())
-        else: self.advantages.copy_(torch.from_numpy(gae_reference(r, v, d, last_v, last_d, gamma, gae_lambda, boot)))
+        if self.rewards.device.type == 'cpu':
+            gae(r, v, d, last_v, last_d, boot, gamma, gae_lambda, self.advantages.numpy())
+        else:
+            self.advantages.copy_(torch.from_numpy(gae_reference(r, v, d, last_v, last_d, gamma, gae_lambda,
+                                                                 boot)))
         torch.add(self.advantages, self.values, out=self.returns)
 
 # %% ../../nbs/37_rollout.ipynb #4c9b42dc
@@ -62,4 +71,5 @@ def taken(b: RolloutBuffer,
     at = slice(chunk*b.chunk_steps, (chunk + 1)*b.chunk_steps)
     names = 'obs actions logprobs rewards dones values advantages returns valid bootstrap masks'.split()
     state = {n: getattr(b, n)[chunk:chunk + 1].index_select(1, rows) for n in ('state_h', 'state_c')}
-    return RolloutBuffer(**{n: getattr(b, n)[at].index_select(1, rows) for n in names}, **state, chunk_steps=b.chunk_steps)
+    return RolloutBuffer(**{n: getattr(b, n)[at].index_select(1, rows) for n in names}, **state,
+                         chunk_steps=b.chunk_steps)

@@ -8,8 +8,8 @@ __all__ = ['SUGGESTED', 'TrainConfig', 'suggested', 'fast_bf16', 'settled', 'sea
            'save_checkpoint', 'latest', 'load_checkpoint', 'load_policy', 'run_rank', 'main', 'settle_in', 'alive',
            'pids', 'start', 'stop', 'watch']
 
-# %% ../../nbs/39_trainer.ipynb #30dde10f
-import json, os, platform, signal, subprocess, sys, time
+# %% ../../nbs/39_trainer.ipynb #6007e7fd
+import json, os, platform, shutil, signal, subprocess, sys, time
 from pathlib import Path
 from typing import Any, Iterator, Literal
 
@@ -24,7 +24,7 @@ from ..core import mix, require
 from ..rl.lstm_state import LSTMState
 from ..rl.model import ActorCriticLSTM, acting_copy, refresh
 from ..store import load, save, write_json
-from .metrics import Logger, cut_back, read_rows
+from .metrics import Logger, cut_back
 from .ppo import PPOConfig, PPOTrainer, Seat
 from ..world import Block, WorldSpec, make
 
@@ -36,12 +36,14 @@ class TrainConfig(Strict):
     worlds: int = Field(64, ge=1)                       # games side by side, all ranks together
     seed: int = Field(1, ge=0)
     updates: int = Field(30, ge=1)
-    opponents: dict[str, float] = {}                    # script, or 'self' (a frozen copy) -> share of the worlds
+    # script, or 'self' (a frozen copy) -> share of the worlds
+    opponents: dict[str, float] = {}
     self_every: int = Field(20, ge=1)                   # updates between two frozen copies
     hidden: int = Field(128, ge=1)
     lstm: int = Field(128, ge=1)
     ppo: PPOConfig = PPOConfig(rollout_steps=32)
-    stagger: int = Field(0, ge=0)                       # cut first games at random within so many decisions; 0: do not
+    # cut first games at random within so many decisions; 0: do not
+    stagger: int = Field(0, ge=0)
     window: int = Field(20, ge=1)                       # updates over which win rates are taken
     best_games: int = Field(100, ge=1)                  # games a window must hold before it can be the best
     checkpoint_every: int = Field(25, ge=1)             # updates
@@ -56,9 +58,10 @@ class TrainConfig(Strict):
 # %% ../../nbs/39_trainer.ipynb #2415ea65
 SUGGESTED: dict[str, dict[str, Any]] = dict(
     corridor=dict(hidden=32, lstm=32, updates=30, ranks=1, precision='float32',
-                  ppo=dict(lr=3e-3, lr_final=.3, rollout_steps=64, minibatch=1024)),
-    mech=dict(opponents=dict(heuristic=1.), updates=200, stagger=400,
-              ppo=dict(lr=5e-4, lr_final=.1, gamma=.995, rollout_steps=32, update_epochs=2, ent_coef=.003, target_kl=.03)))
+                  ppo=dict(lr=3e-3, lr_final=.3, rollout_steps=32, minibatch=1024)),
+    mech=dict(opponents=dict(recruit=.4, self=.4, random=.2), updates=400, stagger=250,
+              ppo=dict(lr=1e-3, lr_final=.1, gamma=.995, rollout_steps=32, update_epochs=3, minibatch=2560,
+                       ent_coef=.001, target_kl=.03)))
 
 def suggested(world: str, **settings: Any) -> TrainConfig:
     "The settings suggested for a world, with some of your own"
@@ -69,7 +72,7 @@ def fast_bf16() -> bool:
     "Does this processor multiply bfloat16 matrices much faster than float32?"
     def seconds(dtype):
         a, best = torch.ones(1024, 512, dtype=dtype), 1e9
-        for _ in range(5):
+        for _ in range(20):
             start = time.perf_counter(); a @ a.T; best = min(best, time.perf_counter() - start)
         return best
     return seconds(torch.float32) > 1.3*seconds(torch.bfloat16)
@@ -112,8 +115,10 @@ def tallied(stats: dict[str, np.ndarray],      # what the worlds counted, draine
     for name in names:
         here = np.array([o == name for o in opponents])
         sums |= {f'games/{name}': games*here, f'win/{name}': own['win']*here}
-    for s in range(stats['win'].shape[1] if len(other) else 0): sums |= {f'games_side/{s}': games*(side == s), f'win_side/{s}': own['win']*(side == s)}
-    sums |= {f'own/{k}': v for k, v in own.items() if k != 'win'} | {f'other/{k}': v for k, v in other.items() if k != 'win'}
+    for s in range(stats['win'].shape[1] if len(other) else 0):
+        sums |= {f'games_side/{s}': games*(side == s), f'win_side/{s}': own['win']*(side == s)}
+    sums |= {f'own/{k}': v for k, v in own.items() if k != 'win'} | {f'other/{k}': v for k,
+                                                                     v in other.items() if k != 'win'}
     sums |= {f'stat/{k}': v for k, v in stats.items() if v.ndim == 1 and k not in ('games', 'decisions')}
     return {k: float(v.sum()) for k, v in sums.items()}
 
@@ -123,7 +128,8 @@ def rates(window: list[dict[str, float]]) -> dict[str, float]:
     s = {k: sum(w[k] for w in window) for k in window[-1]}
     out = dict(games=s['games'])
     if not s['games']: return out
-    out |= dict(win_rate=s['win']/s['games'], draw_rate=1 - (s['win'] + s['lost'])/s['games'], episode_length=s['decisions']/s['games'])
+    out |= dict(win_rate=s['win']/s['games'], draw_rate=1 - (s['win'] + s['lost'])/s['games'],
+                episode_length=s['decisions']/s['games'])
     for key, n in s.items():
         kind, _, name = key.partition('/')
         if kind in ('own', 'other', 'stat'): out[key] = n/s['games']
@@ -140,30 +146,38 @@ def key_of(*numbers: int) -> np.uint64:
 
 # %% ../../nbs/39_trainer.ipynb #5db27145
 class Training:
-    "The state of a run in one process: worlds, policy, optimiser, opponents; `update()` moves it by one update"
+    """The state of a run in one process: worlds, policy, optimiser, opponents; `update()` moves it by one
+    update"""
 
     def __init__(self, config: TrainConfig, rank: int = 0, ranks: int = 1, total=None):
-        require(config.worlds % ranks == 0, f'worlds = {config.worlds}: expected a multiple of ranks = {ranks}')
+        require(config.worlds % ranks == 0,
+                f'worlds = {config.worlds}: expected a multiple of ranks = {ranks}')
         c = self.config = config
         each = c.worlds//ranks
         index = rank*each + np.arange(each)
         self.rank, self.ranks, self.number, self.rows_seen = rank, ranks, 0, 0
         self.window: list[dict[str, float]] = []; self.best = -1.
-        self.world = make(c.world, worlds=each, seed=np.array([key_of(c.seed, w) for w in index]), **c.world_config)
+        self.world = make(c.world, worlds=each, seed=np.array([key_of(c.seed, w) for w in index]),
+                          **c.world_config)
         spec = self.world.spec
         self.rows, self.side, self.opponents = seating(spec, index, c.worlds, c.opponents)
         for w, name in enumerate(self.opponents):
-            if name in spec.scripts: self.world.control[w, np.setdiff1d(np.arange(spec.num_agents), self.rows[w])] = 1 + spec.scripts.index(name)
-        self.first_cut = np.array([int(key_of(c.seed, w, 1)) % max(1, -(-c.stagger//c.ppo.rollout_steps)) for w in index])
+            if name in spec.scripts:
+                self.world.control[w, np.setdiff1d(np.arange(spec.num_agents),
+                                                   self.rows[w])] = 1 + spec.scripts.index(name)
+        self.first_cut = np.array([int(key_of(c.seed, w, 1)) % max(1, -(-c.stagger//c.ppo.rollout_steps))
+                                   for w in index])
         with torch.random.fork_rng():
             torch.manual_seed(c.seed)
             self.model = ActorCriticLSTM(spec.obs_dim, spec.action_dim, c.hidden, c.lstm, spec)
-        self.ppo = PPOTrainer(self.model, c.ppo.model_copy(update=dict(bf16=c.precision == 'bfloat16')), 'cpu', total)
+        self.ppo = PPOTrainer(self.model, c.ppo.model_copy(update=dict(bf16=c.precision == 'bfloat16')),
+                              'cpu', total)
         self.memory = self.ppo.actor.initial_state(self.rows.size)
         self.seats: tuple[Seat, ...] = ()
         if 'self' in self.opponents:
             others = np.stack([np.setdiff1d(np.arange(spec.num_agents), r) for r in self.rows])
-            self.seats = (Seat(acting_copy(self.model, self.ppo.dtype), self.world, others, worlds=np.array([o == 'self' for o in self.opponents])),)
+            self.seats = (Seat(acting_copy(self.model, self.ppo.dtype), self.world, others,
+                               worlds=np.array([o == 'self' for o in self.opponents])),)
             self.seats[0].state = self.ppo.actor.initial_state(len(self.seats[0].rows))
 
     def update(self) -> tuple[dict[str, float], dict[str, float]]:
@@ -181,7 +195,8 @@ class Training:
         self.rows_seen += buffer.rewards.numel()*self.ranks
         metrics = dict(rows=float(self.rows_seen), **self._rates(float(buffer.rewards.mean())), **metrics)
         seconds = time.perf_counter() - start
-        return metrics, dict(update=seconds, rows_per_s=buffer.rewards.numel()*self.ranks/seconds, **self.ppo.seconds)
+        return (metrics, dict(update=seconds, rows_per_s=buffer.rewards.numel()*self.ranks/seconds,
+                              **self.ppo.seconds))
 
     def _stagger(self) -> None:
         "Cut the first games that are due, so that later ends do not coincide"
@@ -216,41 +231,49 @@ def train(config: TrainConfig,
 # %% ../../nbs/39_trainer.ipynb #042d39a8
 def optimiser_arrays(optimizer: torch.optim.Optimizer) -> dict[str, np.ndarray]:
     "The optimiser's numbers as named arrays"
-    return {f'adam.{i}.{k}': v.numpy().copy() for i, s in optimizer.state_dict()['state'].items() for k, v in s.items()}
+    return {f'adam.{i}.{k}': v.numpy().copy() for i, s in optimizer.state_dict()['state'].items()
+            for k, v in s.items()}
 
 # %% ../../nbs/39_trainer.ipynb #b6e5fc4e
 def load_optimiser(optimizer: torch.optim.Optimizer, arrays: dict[str, np.ndarray]) -> None:
     "Put them back"
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, a in arrays.items():
-        if name.startswith('adam.'): state.setdefault(int(name.split('.')[1]), {})[name.split('.')[2]] = torch.from_numpy(a.copy())
+        if name.startswith('adam.'):
+            state.setdefault(int(name.split('.')[1]), {})[name.split('.')[2]] = torch.from_numpy(a.copy())
     optimizer.load_state_dict(dict(optimizer.state_dict(), state=state))
 
 # %% ../../nbs/39_trainer.ipynb #d94d00ce
 def shared_arrays(training: Training) -> dict[str, np.ndarray]:
     "What is the same in all ranks: weights, optimiser, scales, the frozen opponent"
     ppo = training.ppo
-    return {**{f'model.{k}': v.numpy().copy() for k, v in training.model.state_dict().items()}, **optimiser_arrays(ppo.optimizer),
-            **{f'scale.{k}': v for k, v in ppo.scale.state().items()}, **{f'obs_scale.{k}': v for k, v in ppo.obs_scale.state().items()},
-            **{f'frozen.{k}': v.float().numpy().copy() for s in training.seats for k, v in s.actor.state_dict().items()}}
+    return {**{f'model.{k}': v.numpy().copy() for k, v in training.model.state_dict().items()},
+            **optimiser_arrays(ppo.optimizer),
+            **{f'scale.{k}': v for k, v in ppo.scale.state().items()},
+            **{f'obs_scale.{k}': v for k, v in ppo.obs_scale.state().items()},
+            **{f'frozen.{k}': v.float().numpy().copy() for s in training.seats for k,
+               v in s.actor.state_dict().items()}}
 
 # %% ../../nbs/39_trainer.ipynb #4829f411
 def own_arrays(training: Training) -> dict[str, np.ndarray]:
     "What each rank has of its own: its worlds and the memories in them"
     states = [training.memory, *(s.state for s in training.seats)]
     return {**{f'world.{k}': v for k, v in training.world.state().items()},
-            **{f'memory.{i}.{n}': x.float().numpy().copy() for i, s in enumerate(states) for n, x in zip('hc', s)}}
+            **{f'memory.{i}.{n}': x.float().numpy().copy() for i, s in enumerate(states) for n,
+               x in zip('hc', s)}}
 
 # %% ../../nbs/39_trainer.ipynb #76f06eda
 def part(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     "The arrays under a prefix, without it"
     return {k[len(prefix) + 1:]: v for k, v in arrays.items() if k.startswith(prefix + '.')}
 
-def tensors(arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]: return {k: torch.from_numpy(v.copy()) for k, v in arrays.items()}
+def tensors(arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
+    return {k: torch.from_numpy(v.copy()) for k, v in arrays.items()}
 
 def machine() -> dict[str, str]:
     "What bit-equality depends on"
-    return dict(processor=platform.machine(), python=platform.python_version(), torch=torch.__version__, numpy=np.__version__, numba=numba.__version__)
+    return dict(processor=platform.machine(), python=platform.python_version(), torch=torch.__version__,
+                numpy=np.__version__, numba=numba.__version__)
 
 # %% ../../nbs/39_trainer.ipynb #307988b4
 def save_checkpoint(training: Training, folder: Any, name: str | None = None) -> Path:
@@ -258,47 +281,58 @@ def save_checkpoint(training: Training, folder: Any, name: str | None = None) ->
     home, c, t = Path(folder)/'checkpoints', training.config, training
     home.mkdir(exist_ok=True)
     spec, label = t.world.spec, name or f'{t.number:06d}'
-    data = dict(update=t.number, rows_seen=t.rows_seen, window=t.window, best=t.best, machine=machine(), scales_obs=t.model.scales_obs, ranks=t.ranks,
+    data = dict(update=t.number, rows_seen=t.rows_seen, window=t.window, best=t.best, machine=machine(),
+                scales_obs=t.model.scales_obs, ranks=t.ranks,
                 config=c.model_dump(mode='json'),
-                policy=dict(obs_dim=spec.obs_dim, action_dim=spec.action_dim, hidden=c.hidden, lstm=c.lstm, blocks=[vars(b) for b in spec.action]))
-    if name is None and t.rank: save(home/f'{label}.rank{t.rank}', 'part of a checkpoint', own_arrays(t), dict(update=t.number))
+                policy=dict(obs_dim=spec.obs_dim, action_dim=spec.action_dim, hidden=c.hidden, lstm=c.lstm,
+                            blocks=[vars(b) for b in spec.action]))
+    if name is None and t.rank:
+        save(home/f'{label}.rank{t.rank}', 'part of a checkpoint', own_arrays(t), dict(update=t.number))
     t.ppo.total(torch.zeros(1))    # all parts stand before the main one
     if t.rank == 0:
         save(home/label, 'checkpoint', shared_arrays(t) | (own_arrays(t) if name is None else {}), data)
         for old in sorted(p for p in home.iterdir() if p.name.isdigit())[:-c.keep]:
-            for p in (old, *home.glob(f'{old.name}.rank*')): [f.unlink() for f in p.iterdir()]; p.rmdir()
+            for p in (old, *home.glob(f'{old.name}.rank*')): shutil.rmtree(p)
     return home/label
 
 # %% ../../nbs/39_trainer.ipynb #4cdef001
 def latest(folder: Any) -> Path | None:
     "The newest checkpoint of a run"
-    return max((p for p in (Path(folder)/'checkpoints').glob('*') if p.name.isdigit()), default=None, key=lambda p: p.name)
+    return max((p for p in (Path(folder)/'checkpoints').glob('*') if p.name.isdigit()), default=None,
+               key=lambda p: p.name)
 
 def load_checkpoint(training: Training, path: Any) -> None:
     "Go on from a checkpoint of the same config"
     t, (arrays, data) = training, load(path, 'checkpoint')
-    require(data['ranks'] == t.ranks, f'checkpoint {str(path)!r}: of {data["ranks"]} ranks, expected {t.ranks}')
+    require(data['ranks'] == t.ranks,
+            f'checkpoint {str(path)!r}: of {data["ranks"]} ranks, expected {t.ranks}')
     own = arrays if t.rank == 0 else load(f'{path}.rank{t.rank}', 'part of a checkpoint')[0]
     for what, now in machine().items():
-        if data['machine'].get(what) != now: print(f'warning: {what} was {data["machine"].get(what)}, is {now}: results may differ in the last bits', file=sys.stderr)
+        if data['machine'].get(what) != now:
+            print(f'warning: {what} was {data["machine"].get(what)}, is {now}: results may differ in the '
+                  f'last bits', file=sys.stderr)
     t.model.load_state_dict(tensors(part(arrays, 'model'))); t.model.scales_obs = data['scales_obs']
     load_optimiser(t.ppo.optimizer, arrays)
     t.ppo.scale.load_state(part(arrays, 'scale')); t.ppo.obs_scale.load_state(part(arrays, 'obs_scale'))
     t.world.load_state(part(own, 'world'))
-    memories = [LSTMState(*(torch.from_numpy(own[f'memory.{i}.{n}'].copy()).to(t.ppo.dtype) for n in 'hc')) for i in range(1 + len(t.seats))]
+    memories = [LSTMState(*(torch.from_numpy(own[f'memory.{i}.{n}'].copy()).to(t.ppo.dtype) for n in 'hc'))
+                for i in range(1 + len(t.seats))]
     t.memory = memories[0]
     for seat, memory in zip(t.seats, memories[1:]):
-        seat.state = memory; seat.actor.load_state_dict(tensors(part(arrays, 'frozen'))); seat.actor.scales_obs = data['scales_obs']
+        seat.state = memory; seat.actor.load_state_dict(tensors(part(arrays, 'frozen')))
+        seat.actor.scales_obs = data['scales_obs']
     t.number, t.rows_seen, t.window, t.best = data['update'], data['rows_seen'], data['window'], data['best']
 
 # %% ../../nbs/39_trainer.ipynb #fca97ddc
 def load_policy(path: Any) -> tuple[ActorCriticLSTM, dict[str, Any]]:
     "The policy of a checkpoint, or of a run's folder (its best, else its latest), and what is known about it"
     home = Path(path)
-    if (home/'checkpoints').is_dir(): home = home/'checkpoints'/'best' if (home/'checkpoints'/'best').is_dir() else latest(home) or home
+    if (home/'checkpoints').is_dir():
+        home = home/'checkpoints'/'best' if (home/'checkpoints'/'best').is_dir() else latest(home) or home
     arrays, data = load(home, 'checkpoint')
     p = data['policy']
-    model = ActorCriticLSTM(p['obs_dim'], p['action_dim'], p['hidden'], p['lstm'], tuple(Block(**b) for b in p['blocks']))
+    model = ActorCriticLSTM(p['obs_dim'], p['action_dim'], p['hidden'], p['lstm'],
+                            tuple(Block(**b) for b in p['blocks']))
     model.load_state_dict(tensors(part(arrays, 'model'))); model.scales_obs = data['scales_obs']
     return model.requires_grad_(False), data
 
@@ -308,17 +342,23 @@ def run_rank(folder: Any, rank: int = 0, ranks: int = 1, total=None) -> None:
     folder = Path(folder); config = TrainConfig(**json.loads((folder/'config.json').read_text()))
     training = Training(config, rank, ranks, total)
     if (newest := latest(folder)): load_checkpoint(training, newest)
-    state = lambda word: write_json(folder/'status.json', dict(state=word, update=training.number, updates=config.updates)) if rank == 0 else None
+    state = lambda word: write_json(folder/'status.json',
+                                    dict(state=word, update=training.number,
+                                         updates=config.updates)) if rank == 0 else None
     if rank == 0: cut_back(folder/'metrics.jsonl', training.number)
-    log = Logger(folder, config.wandb, config.tensorboard, config.wandb_name or folder.name, config.model_dump(mode='json')) if rank == 0 else None
+    log = Logger(folder, config.wandb, config.tensorboard, config.wandb_name or folder.name,
+                 config.model_dump(mode='json')) if rank == 0 else None
     state('running')
     while training.number < config.updates:
         metrics, seconds = training.update()
         full = metrics['games'] >= config.best_games and metrics['win_rate'] > training.best
         if full: training.best = metrics['win_rate']
-        if log: log.log(training.number, metrics | (dict(best_win_rate=training.best) if training.best >= 0 else {}), seconds)
+        if log:
+            log.log(training.number, metrics | (dict(best_win_rate=training.best) if training.best >= 0
+                                                else {}), seconds)
         if full: save_checkpoint(training, folder, 'best')
-        if training.number % config.checkpoint_every == 0 or training.number == config.updates: save_checkpoint(training, folder)
+        if training.number % config.checkpoint_every == 0 or training.number == config.updates:
+            save_checkpoint(training, folder)
         if training.number % 10 == 0: state('running')
     if log: log.close()
     state('done')
@@ -327,10 +367,12 @@ def run_rank(folder: Any, rank: int = 0, ranks: int = 1, total=None) -> None:
 def main(folder: str) -> int:
     "The program of one rank; its place comes from the environment, as under `torchrun`"
     rank, ranks = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
-    torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1))); numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
     if ranks > 1:
         meeting = os.environ.get('ECHELON_MEETING')
-        dist.init_process_group('gloo', init_method=f'file://{meeting}' if meeting else 'env://', rank=rank, world_size=ranks)
+        dist.init_process_group('gloo', init_method=f'file://{meeting}' if meeting else 'env://', rank=rank,
+                                world_size=ranks)
 
     def total(x: torch.Tensor) -> int:
         if ranks > 1: dist.all_reduce(x)
@@ -349,9 +391,13 @@ def settle_in(config: TrainConfig, folder: Path) -> TrainConfig:
     if not where.exists():
         config = settled(config); write_json(where, config.model_dump(mode='json')); return config
     begun = TrainConfig(**json.loads(where.read_text()))
-    asked = config.model_copy(update=dict(ranks=config.ranks or begun.ranks, precision=begun.precision if config.precision == 'auto' else config.precision))
+    asked = config.model_copy(update=dict(ranks=config.ranks or begun.ranks, precision=begun.precision
+                                          if config.precision == 'auto' else config.precision))
     old, new = json.loads(begun.model_dump_json()), json.loads(asked.model_dump_json())
-    for key in old: require(old[key] == new[key], f'{key} = {new[key]}: {str(folder)!r} was begun with {old[key]}; expected that, or another folder')
+    for key in old:
+        require(old[key] == new[key],
+                f'{key} = {new[key]}: {str(folder)!r} was begun with {old[key]}; expected that, or another '
+                f'folder')
     return begun
 
 # %% ../../nbs/39_trainer.ipynb #14318988
@@ -374,7 +420,8 @@ def start(config: TrainConfig, folder: Any) -> TrainConfig:
     require(folder.is_dir(), f'folder {str(folder)!r}: expected it to exist')
     require(not any(map(alive, pids(folder))), f'folder {str(folder)!r}: a run is going on in it')
     config = settle_in(config, folder)
-    require(config.worlds % config.ranks == 0, f'worlds = {config.worlds}: expected a multiple of ranks = {config.ranks}')
+    require(config.worlds % config.ranks == 0,
+            f'worlds = {config.worlds}: expected a multiple of ranks = {config.ranks}')
     newest = latest(folder)
     cut_back(folder/'metrics.jsonl', int(newest.name) if newest else 0)
     write_json(folder/'status.json', dict(state='starting', update=0, updates=config.updates))
@@ -382,9 +429,12 @@ def start(config: TrainConfig, folder: Any) -> TrainConfig:
     threads = {k: str(config.threads) for k in ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'NUMBA_NUM_THREADS')}
     started = []
     for rank in range(config.ranks):
-        place = dict(RANK=str(rank), WORLD_SIZE=str(config.ranks), ECHELON_MEETING=str(meeting)) | (dict(GLOO_SOCKET_IFNAME='lo') if sys.platform.startswith('linux') else {})
+        place = dict(RANK=str(rank), WORLD_SIZE=str(config.ranks),
+                     ECHELON_MEETING=str(meeting)) | (dict(GLOO_SOCKET_IFNAME='lo')
+                                                      if sys.platform.startswith('linux') else {})
         with open(folder/f'log-{rank}.txt', 'w') as log:
-            started.append(subprocess.Popen([sys.executable, '-m', 'echelon.training.trainer', str(folder)], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+            started.append(subprocess.Popen([sys.executable, '-m', 'echelon.training.trainer', str(folder)],
+                                            stdout=log, stderr=log, stdin=subprocess.DEVNULL,
                                             start_new_session=True, env=os.environ | threads | place).pid)
     write_json(folder/'processes.json', started)
     return config
@@ -401,19 +451,22 @@ def watch(folder: Any, poll: float = .3) -> Iterator[dict]:
     "The rows of a run as they appear, until it is done; a dead process is an error that shows its last lines"
     folder, at = Path(folder), 0
     while True:
-        running = [alive(p) for p in pids(folder)]; done = json.loads((folder/'status.json').read_text())['state'] == 'done'
+        running = [alive(p) for p in pids(folder)]
+        done = json.loads((folder/'status.json').read_text())['state'] == 'done'
         if (folder/'metrics.jsonl').exists():
             with open(folder/'metrics.jsonl', 'rb') as f:
                 f.seek(at)
                 for line in f:
                     if line.endswith(b'\n'): at += len(line); yield json.loads(line)
-        if done: return
-        if not all(running):
+        if done and not any(running): return
+        if not done and not all(running):
             for pid in pids(folder):
                 if alive(pid): os.kill(pid, signal.SIGTERM)
-            last = [f'{log.name}: {line}' for log in sorted(folder.glob('log-*.txt')) for line in log.read_text().strip().splitlines()[-4:]]
+            last = [f'{log.name}: {line}' for log in sorted(folder.glob('log-*.txt'))
+                    for line in log.read_text().strip().splitlines()[-4:]]
             raise RuntimeError('the training process ended early\n' + '\n'.join(last))
         time.sleep(poll)
 
 # %% ../../nbs/39_trainer.ipynb #a41fcbc6
-if __name__ == '__main__' and getattr(globals().get('__spec__'), 'name', '') == 'echelon.training.trainer': sys.exit(main(sys.argv[1]))
+if __name__ == '__main__' and getattr(globals().get('__spec__'), 'name', '') == 'echelon.training.trainer':
+    sys.exit(main(sys.argv[1]))

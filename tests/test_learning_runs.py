@@ -1,0 +1,120 @@
+"Runs: they go on bit for bit, on one rank or two, and what is wrong with a folder is one line."
+import json
+import os
+import signal
+
+import pytest
+import torch
+
+from echelon.store import load, save
+from echelon.training.evaluation import evaluate, wilson
+from echelon.training.metrics import GLOSSARY, Logger, meaning, read_rows
+from echelon.training.trainer import (TrainConfig, Training, alive, latest, load_checkpoint, load_policy,
+                                      pids, save_checkpoint, settled, start, stop, suggested, train, watch)
+
+torch.set_num_threads(1)
+
+
+def small(updates=6, **settings):
+    "A run that takes a second or two"
+    more = dict(worlds=8, world_config=dict(memory=True), checkpoint_every=2, precision='float32')
+    return suggested('corridor', updates=updates, **{**more, **settings})
+
+
+def without_time(rows): return [{k: v for k, v in r.items() if k != 'time'} for r in rows]
+
+
+@pytest.mark.parametrize('precision', ['float32', 'bfloat16'])
+def test_resumed_equals_uninterrupted(tmp_path, precision):
+    config = settled(small(precision=precision))
+    one = Training(config)
+    for _ in range(3): one.update()
+    path = save_checkpoint(one, tmp_path)
+    rows = [one.update()[0] for _ in range(3)]
+    two = Training(config); load_checkpoint(two, path)
+    assert [two.update()[0] for _ in range(3)] == rows
+    assert all((a == b).all() for a, b in zip(one.model.parameters(), two.model.parameters()))
+    assert (one.world.digest() == two.world.digest()).all()
+
+
+def test_two_ranks_killed_go_on_to_the_same_end(tmp_path):
+    def run(name, kill):
+        folder = tmp_path/name; folder.mkdir()
+        config = start(small(ranks=2), folder)
+        assert config.ranks == 2 and len(pids(folder)) == 2
+        if kill:
+            for row in watch(folder, poll=.02):
+                if row['update'] == 3: break
+            for pid in pids(folder): os.kill(pid, signal.SIGKILL)
+            while any(map(alive, pids(folder))): pass
+            start(small(ranks=2), folder)
+        list(watch(folder, poll=.05))
+        return without_time(read_rows(folder/'metrics.jsonl')), load(latest(folder), 'checkpoint')[0]
+    (rows, weights), (again, other) = run('whole', False), run('killed', True)
+    assert rows == again and len(rows) == 6
+    assert all((weights[k] == other[k]).all() for k in weights if not k.startswith('stats'))
+
+
+def test_every_metric_is_explained():
+    metrics, _ = Training(settled(small())).update()
+    for name in metrics: assert meaning(name).endswith('.')
+    assert all(text.endswith('.') for text in GLOSSARY.values())
+
+
+def test_unexplained_metrics_and_services_are_refused(tmp_path):
+    log = Logger(tmp_path)
+    with pytest.raises(ValueError, match="metric 'luck'"): log.log(1, dict(luck=1.))
+    with pytest.raises(ValueError, match='wandb'): Logger(tmp_path, wandb='on')
+
+
+def test_bad_folders_are_one_line(tmp_path):
+    with pytest.raises(ValueError, match='expected it to exist'): start(small(), tmp_path/'no')
+    folder = tmp_path/'run'; folder.mkdir()
+    start(small(updates=2), folder); list(watch(folder, poll=.05))
+    with pytest.raises(ValueError, match='seed = 9'): start(small(updates=2, seed=9), folder)
+    model, about = load_policy(folder)
+    assert about['update'] == 2 and evaluate(model, 'corridor', dict(memory=True), games=8).episodes == 8
+    arrays = latest(folder)/'arrays.safetensors'
+    raw = bytearray(arrays.read_bytes()); raw[-9] ^= 4; arrays.write_bytes(raw)
+    with pytest.raises(ValueError, match='damaged'): load_policy(latest(folder))
+    start(small(updates=2), folder)
+    with pytest.raises(RuntimeError, match='damaged'): list(watch(folder, poll=.05))
+    foreign = tmp_path/'foreign'; foreign.mkdir()
+    with pytest.raises(ValueError, match='expected a folder with data.json'): load_policy(foreign)
+    (foreign/'data.json').write_text('[]'); (foreign/'arrays.safetensors').write_bytes(b'')
+    with pytest.raises(ValueError, match='damaged or foreign'): load_policy(foreign)
+    save(tmp_path/'replay', 'replay', {}, {})
+    with pytest.raises(ValueError, match='holds a replay'): load_policy(tmp_path/'replay')
+
+
+def test_a_dead_process_is_reported_and_stop_ends_a_run(tmp_path):
+    endless = small(updates=10_000, checkpoint_every=10_000)
+    start(endless, tmp_path)
+    rows = watch(tmp_path, poll=.02); next(rows)
+    with pytest.raises(ValueError, match='is going on'): start(endless, tmp_path)
+    stop(tmp_path)
+    assert not any(map(alive, pids(tmp_path)))
+    with pytest.raises(RuntimeError, match='ended early'): list(rows)
+
+
+def test_wrong_settings_are_one_line():
+    for wrong, said in ((dict(update=3), 'update'), (dict(worlds=0), 'worlds'),
+                        (dict(precision='half'), 'precision'), (dict(ppo=dict(clip=1)), 'clip'),
+                        (dict(wandb='yes'), 'wandb')):
+        with pytest.raises(ValueError, match=said) as error: TrainConfig(**wrong)
+        assert len(str(error.value).splitlines()) == 1
+    with pytest.raises(ValueError, match='multiple of ranks'): Training(small(worlds=9), 0, 2)
+
+
+def test_config_survives_its_file():
+    config = suggested('mech', world_config=dict(packs_per_team=1))
+    assert TrainConfig(**json.loads(json.dumps(config.model_dump(mode='json')))) == config
+
+
+def test_corridor_is_learned():
+    model, rows = train(suggested('corridor', updates=15, window=3))
+    assert rows[-1]['win_rate'] > .9 and evaluate(model, 'corridor', games=100).win_rate > .9
+
+
+def test_wilson_interval():
+    assert wilson(0, 0) == (0., 1.) and wilson(10, 10)[1] > .999 and abs(wilson(10, 10)[0] - .7225) < 1e-3
