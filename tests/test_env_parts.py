@@ -218,7 +218,7 @@ def test_layout():
         ('ego', (32,)),
         ('suite_descriptor', (14,)), ('panel', (8,)), ('terrain', (2, 11, 11))]
     for columns in TABLES.values(): assert len({c.name for c in columns}) == len(columns)
-    assert [b.column for b in ACTION] == [0, 4, 5, 6, 7, 8] and sum(b.masks for b in ACTION) == 5
+    assert [b.column for b in ACTION] == [0, 1, 4, 5, 6, 7, 8] and sum(b.masks for b in ACTION) == 5
     names = 'FORWARD STRAFE JET YAW PRIMARY VENT SECONDARY TERTIARY SPECIAL'
     assert [a.name for a in ActionIndex] == names.split()
 
@@ -355,8 +355,8 @@ def test_max_decisions_cuts():
 @pytest.mark.parametrize('end', ['decided', 'cut'])
 def test_approach_telescopes(end):
     "The discounted sum is minus the first potential, plus what a cut game still is worth"
-    g = game(1, (0, 2, 0, 0), cover=0., rewards=dict(zone=0., stand=0., win=0., loss=0., team_share=0.),
-             max_decisions=40 if end == 'cut' else 0)
+    weights = dict(approach=1., zone=0., stand=0., win=0., loss=0., team_share=0.)
+    g = game(1, (0, 2, 0, 0), cover=0., rewards=weights, max_decisions=40 if end == 'cut' else 0)
     prime_all(g)
     rng, m, gamma = np.random.default_rng(0), g.mech[0], float(g.rules['gamma'][0])
     start, total = m['potential'].copy(), np.zeros(4)
