@@ -51,10 +51,10 @@ def parameters(notebook: Path) -> list[Parameter]:
 
 # %% ../nbs/55_cli.ipynb #6094fb24
 def repository() -> Path:
-    """The folder that holds the book: the first with a `settings.ini` at or above the working folder, or
+    """The folder that holds the book: the first with `nbs/train.ipynb` at or above the working folder, or
     around this package"""
     for folder in (Path.cwd(), *Path.cwd().parents, Path(echelon.__file__).resolve().parent.parent):
-        if (folder/'settings.ini').exists() and (folder/'nbs').is_dir(): return folder
+        if (folder/'nbs'/'train.ipynb').exists(): return folder
     raise ValueError(f'{Path.cwd()}: expected a folder inside a clone of the repository, where '
                      f'nbs/train.ipynb is')
 
@@ -184,8 +184,10 @@ def parser() -> Parser:
 # %% ../nbs/55_cli.ipynb #d5132f11
 def main(argv: list[str] | None = None) -> int:
     "The command `echelon`: 0 done, 2 a wrong question with one line that says so, 1 anything else"
-    args = parser().parse_args(argv)
-    try: return args.act(args)
+    args = argparse.Namespace(command='')
+    try:
+        args = parser().parse_args(argv)
+        return args.act(args)
     except KeyboardInterrupt: return 130
     except (Stopped, ValueError, FileNotFoundError) as error:
         print(f'echelon {args.command}: {error}', file=sys.stderr)

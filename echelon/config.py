@@ -28,7 +28,8 @@ def expected(model: type[BaseModel], error: ValidationError) -> str:
 # %% ../nbs/01_config.ipynb #5142a487
 class Strict(BaseModel):
     "A frozen table of settings; an unknown key, a wrong type or value raises a one-line `ConfigError`"
-    model_config = ConfigDict(extra='forbid', frozen=True, strict=True, validate_default=True)
+    model_config = ConfigDict(extra='forbid', frozen=True, strict=True, validate_default=True,
+                              allow_inf_nan=False)
     def __init__(self, **values: Any):
         try: super().__init__(**values)
         except ValidationError as error: raise ConfigError(expected(type(self), error)) from None
@@ -77,21 +78,20 @@ class MechClass(Strict):
     secondary: str = ''
     tertiary: str = ''
     special: str = ''
-    suite: str = 'SKIRMISH'
 
 # %% ../nbs/01_config.ipynb #86ce4228
 CLASSES = dict(
     scout  = MechClass(width=1.2, height=1.8, speed=7.0, yaw_rate=1.8, jet=18., hp=60., leg=30.,
-                       capacity=75., cooling=13., mass=20., suite='RECON',
+                       capacity=75., cooling=13., mass=20.,
                        primary='painter', special='smoke'),
     light  = MechClass(width=1.5, height=2.0, speed=6.8, yaw_rate=1.5, jet=16., hp=80., leg=40.,
-                       capacity=80., cooling=12., mass=35., suite='SKIRMISH',
+                       capacity=80., cooling=12., mass=35.,
                        primary='flamer', secondary='laser', tertiary='painter', special='smoke'),
     medium = MechClass(width=2.5, height=3.0, speed=5.5, yaw_rate=1.0, hp=150., leg=75.,
-                       capacity=100., cooling=11., mass=55., suite='ASSAULT',
+                       capacity=100., cooling=11., mass=55.,
                        primary='laser', secondary='autocannon', tertiary='painter', special='smoke'),
     heavy  = MechClass(width=3.5, height=4.0, speed=2.5, yaw_rate=.6, hp=200., leg=100.,
-                       capacity=130., cooling=10., mass=85., suite='FIRE_SUPPORT',
+                       capacity=130., cooling=10., mass=85.,
                        primary='laser', secondary='missiles', tertiary='gauss', special='smoke'),
 )
 CLASS_NAMES = tuple(CLASSES)  # the order is the class code: 0 scout, 1 light, 2 medium, 3 heavy
@@ -104,7 +104,7 @@ class WorldConfig(Strict):
     cover: float = Field(.12, ge=0, le=.4)         # share of the ground that boxes aim to stand on
     zone_radius: tuple[float, float] = Field((5., 11.), strict=False)  # vox, smallest and largest
     pool: int = Field(16, ge=1, le=4096)           # maps made ahead
-    seed: int = Field(0, ge=0)                     # of the pool: the same seed is the same sixteen maps
+    seed: int = Field(0, ge=0, lt=2**63)           # of the pool: the same seed, the same sixteen maps
 
     @field_validator('size')
     @classmethod
@@ -171,6 +171,8 @@ class EnvConfig(Strict):
     def consistent(self):
         require(min(self.pack) >= 0 and 1 <= self.team_size <= 32,
                 f'pack = {self.pack} × packs_per_team = {self.packs_per_team}: expected 1 to 32 mechs a team')
+        require(self.max_episode_seconds >= self.decision_seconds, f'max_episode_seconds = '
+                f'{self.max_episode_seconds}: expected at least one decision, {self.decision_seconds} s')
         require(tuple(self.classes) == CLASS_NAMES,
                 f'classes = {tuple(self.classes)}: expected {CLASS_NAMES}')
         for name, c in self.classes.items():

@@ -39,7 +39,9 @@ def imported(module: str) -> set[str]:
         if isinstance(node, ast.ImportFrom):
             name = '.'*node.level + (node.module or '')
             base = importlib.util.resolve_name(name, module.rpartition('.')[0])
-            found |= {base} | {f'{base}.{a.name}' for a in node.names if node.module is None}
+            spec = importlib.util.find_spec(base) if base.split('.')[0] == package else None
+            folder = spec is not None and spec.submodule_search_locations is not None
+            found |= {base} | {f'{base}.{a.name}' for a in node.names if folder}
     return {m for m in found if m.startswith(package + '.') and source(m)}
 
 # %% ../nbs/00_core.ipynb #dd8f5eea

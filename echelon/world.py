@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['WORLDS', 'Field', 'Block', 'WorldSpec', 'fingerprint', 'World', 'CorridorConfig', 'Corridor', 'make']
 
-# %% ../nbs/02_world.ipynb #36da29b4
+# %% ../nbs/02_world.ipynb #4ab189ee
+import hashlib
 import importlib
 from dataclasses import dataclass
 from typing import Any
@@ -164,6 +165,8 @@ class World:
                     f'expected {self.action.shape} and float32')
             self.action[:] = action
         require(self.game.min() >= 0, 'step before reset: expected reset() first')
+        low, high, known = self.control.min(), self.control.max(), len(self.spec.scripts)
+        require(0 <= low and high <= known, f'control from {low} to {high}: expected 0 to {known}')
         self.first[:] = False
         # ended before, and stays as it ended
         over = (self.terminated | self.truncated) & (not self.autoreset)
@@ -182,29 +185,39 @@ class World:
         return np.array([mix(s, g) for s, g in zip(self.seeds, self.game)], np.uint64)
 
     def _arrays(self) -> dict[str, np.ndarray]:
-        names = 'obs action_mask reward terminated truncated alive first final_obs control seeds game'.split()
+        names = ('obs action action_mask reward terminated truncated alive first '
+                 'final_obs control seeds game').split()
         return {**{n: getattr(self, n) for n in names}, **self._state,
                 **{f'stats.{k}': v for k, v in self.stats.items()}}
 
+    def _config_key(self) -> np.ndarray:
+        text = f'{self.spec.name} {self.config.model_dump_json()}'
+        return np.frombuffer(hashlib.blake2b(text.encode(), digest_size=8).digest(), np.uint8)
+
     def state(self) -> dict[str, np.ndarray]:
         "Everything the next steps depend on, as copies; fits any world of the same name and config"
-        return {name: a.copy() for name, a in self._arrays().items()}
+        copies = {name: a.copy() for name, a in self._arrays().items()}
+        return copies | dict(config=self._config_key())
 
     def load_state(self, state: dict[str, np.ndarray]) -> None:
         "Go on from `state`; a foreign one is refused before anything is changed"
         own = self._arrays()
+        state = dict(state)
+        known = state.pop('config', None)
         amiss = sorted(set(state) ^ set(own))
         require(not amiss, f'state with {amiss[:3]} amiss: expected that of a {self.spec.name} world')
         for n, a in own.items():
             require(state[n].shape == a.shape and state[n].dtype == a.dtype,
                     f'state {n} of shape {state[n].shape} and dtype {state[n].dtype}: '
                     f'expected {a.shape} and {a.dtype}')
+        require(known is not None and (known == self._config_key()).all(),
+                'state of another config: expected one of a world made with the same settings')
         for n, a in own.items(): a[...] = state[n]
 
     def digest(self) -> np.ndarray:
         "A fingerprint of each game's whole state, `uint64[W]`: equal digests, equal battles"
         prints, W = np.zeros(self.spec.num_worlds, np.uint64), self.spec.num_worlds
-        for name in ('game', 'alive', 'seeds', *self._state):
+        for name in ('game', 'alive', 'seeds', 'control', *self._state):
             fingerprint(np.ascontiguousarray(self._arrays()[name]).view(np.uint8).reshape(W, -1), prints)
         return prints
 
@@ -265,7 +278,9 @@ class Corridor(World):
             else: self.action[w, i] = 1 + (draw(key[w], s['t'][w], i, 2) < .5)
 
     def _advance(self):
-        s, key, was = self._state, self.key, self.alive.copy()
+        s, key = self._state, self.key
+        over = (self.terminated | self.truncated) & (not self.autoreset)
+        was = self.alive & ~over[:, None]
         self._scripted(key)
         go = np.clip(np.rint(np.nan_to_num(self.action[..., 0])), 0, 2).astype(int)
         at_end = s['place'] == self.config.length
@@ -274,11 +289,12 @@ class Corridor(World):
         s['place'] += was & ~at_end & (go == 0) & ~slipped
         chose = was & at_end & (go > 0)
         right = chose & ((go == 2) == (s['cue'] > 0))
-        s['chosen'] += chose; s['t'] += 1
+        s['chosen'] += chose; s['t'] += ~over
         self.alive &= ~chose
         self.reward[:] = np.where(was, -.01, 0) + right*2. - chose
+        late = self.alive.any(1) & (s['t'] >= self.limit)
+        self.truncated[:] = np.where(over, self.truncated, late)
         self.terminated[:] = ~self.alive.any(1)
-        self.truncated[:] = ~self.terminated & (s['t'] >= self.limit)
         self.stats['win'][:, 0] += right.mean(1)
         self._observe(np.ones(len(key), np.bool_))
 
@@ -299,6 +315,8 @@ def make(name: str,                # 'mech', 'corridor'
     "A batch of games of the world called `name`, reset and ready to step"
     require(name in WORLDS, f'world {name!r}: expected one of {tuple(WORLDS)}')
     require(device == 'cpu', f'device {device!r}: expected \'cpu\'')
+    require(isinstance(worlds, (int, np.integer)), f'worlds = {worlds!r}: expected an integer')
+    require(np.ndim(seed) > 0 or 0 <= seed < 2**63, f'seed = {seed!r}: expected 0 to 2^63 − 1')
     module, _, names = WORLDS[name].partition(':')
     kind, settings = (getattr(importlib.import_module(module), n) for n in names.split(','))
     world = kind(worlds, settings(**config), seed, autoreset)

@@ -107,3 +107,26 @@ def test_wrong_actions_are_named():
 def test_a_map_too_small_is_refused():
     with pytest.raises(ValueError, match='world.size = 20: too small for 10 mechs'):
         make('mech', world=dict(size=20))
+
+
+def test_foreign_states_and_controls_are_refused():
+    small, large = make('mech', worlds=1, **SMALL), make('mech', worlds=1, **SMALL | dict(max_decisions=9))
+    with pytest.raises(ValueError, match='state of another config'): large.load_state(small.state())
+    small.control[:] = 9
+    with pytest.raises(ValueError, match='control from 9 to 9: expected 0 to 4'): small.step()
+
+
+def test_every_pack_has_its_leader():
+    world = make('mech', worlds=1, packs_per_team=2, pack=(1, 2, 0, 0))
+    commands = world.obs[0, :6, world.spec.field('suite_descriptor').offset + 4]
+    assert commands.tolist() == [0, 1, 0, 0, 1, 0]
+
+
+def test_a_cut_corridor_stays_cut():
+    world = make('corridor', worlds=3, length=2, autoreset=False)
+    for _ in range(8): world.step(np.ones_like(world.action))
+    assert world.truncated.all()
+    digest = world.digest()
+    for _ in range(4): world.step(np.zeros_like(world.action))
+    assert world.truncated.all() and not world.terminated.any() and not world.reward.any()
+    assert (world.digest() == digest).all() and (world.stats['games'] == 1).all()

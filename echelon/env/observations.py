@@ -291,8 +291,8 @@ def left(g, k, cool):
 @kernel(inline=True)
 def suite(g, w, i):
     "Which of the `SUITES` mech `i` carries"
-    m = g.mech[w, i]
-    leads = m.kind == 2 and (m.place == 0 or g.mech[w, i - 1].kind != 2)
+    m, r = g.mech[w, i], g.rules[0]
+    leads = m.kind == 2 and m.place % r.pack == r.leader
     return Descriptor.command if leads else m.kind
 
 # %% ../../nbs/21_observations.ipynb #fa685f6b

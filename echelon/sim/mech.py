@@ -55,6 +55,7 @@ RULES = np.dtype([('dt', 'f4'), ('decision', 'f4'),          # s: of a tick, of 
                   ('blend', 'f4'), ('gravity', 'f4'), ('step_up', 'f4'),
                   ('jet_ceiling', 'f4'), ('jet_heat', 'f4'),
                   ('widest', 'f4'),                          # vox, half the width of the widest box
+                  ('pack', 'i4'), ('leader', 'i4'),          # mechs of a pack; place of its first medium
                   ('goal', 'f4'),                            # points that win the zone
                   *((f'w_{name}', 'f4') for name in ('approach', 'zone', 'stand', 'damage', 'kill', 'death',
                                                      'friendly', 'overheat', 'win', 'draw', 'loss')),
@@ -70,7 +71,8 @@ def rules_record(config: EnvConfig) -> np.ndarray:
                   blend=1 - np.exp(-c.dt_sim/DRIVE_TAU), gravity=GRAVITY, step_up=STEP_UP,
                   jet_ceiling=JET_CEILING, jet_heat=JET_HEAT,
                   widest=max(k.width for k in c.classes.values())/2,
-                  goal=c.max_episode_seconds/2, team_share=c.rewards.team_share, gamma=c.rewards.gamma,
+                  pack=sum(c.pack), leader=c.pack[0], goal=c.max_episode_seconds/2,
+                  team_share=c.rewards.team_share, gamma=c.rewards.gamma,
                   fire_probability=h.fire_probability, vent_heat=h.vent_heat, desired_range=h.desired_range,
                   **{n: getattr(c.rewards, n[2:]) for n in RULES.names if n.startswith('w_')})
     for name, value in values.items(): r[name] = value

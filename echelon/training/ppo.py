@@ -16,6 +16,7 @@ from torch import nn
 
 from ..config import Strict
 from ..core import require
+from ..rl.distributions import LOGSTD_HIGH, LOGSTD_LOW
 from ..rl.lstm_state import LSTMState
 from ..rl.model import ActorCriticLSTM, acting_copy, refresh
 from .normalization import ReturnNormalizer, RunningMeanStd, keep_opinion
@@ -219,6 +220,8 @@ class PPOTrainer:
             for p, g in zip(params, parts): p.grad.copy_(g.view_as(p))
         norm = nn.utils.clip_grad_norm_(params, self.config.max_grad_norm)  # (8)
         self.optimizer.step()
+        with torch.no_grad():  # beyond its bounds it would have no gradient, and never come back
+            self.model.actor_logstd.clamp_(LOGSTD_LOW, LOGSTD_HIGH)
         return norm
 
     def _rescale(self, b: RolloutBuffer) -> None:

@@ -201,7 +201,9 @@ class Training:
     def _stagger(self) -> None:
         "Cut the first games that are due, so that later ends do not coincide"
         due = (self.first_cut == self.number) & (self.first_cut > 0) & (self.world.game == 0)
-        if due.any(): self.world.reset(worlds=due)
+        if due.any():
+            self.world.drain(due)      # a game that was cut is no game, and counts for none
+            self.world.reset(worlds=due)
 
     def _rates(self, reward: float) -> dict[str, float]:
         "Rates over the window, all ranks together"
@@ -245,20 +247,20 @@ def load_optimiser(optimizer: torch.optim.Optimizer, arrays: dict[str, np.ndarra
 
 # %% ../../nbs/39_trainer.ipynb #d94d00ce
 def shared_arrays(training: Training) -> dict[str, np.ndarray]:
-    "What is the same in all ranks: weights, optimiser, scales, the frozen opponent"
+    "What is the same in all ranks: weights, optimiser, scales"
     ppo = training.ppo
     return {**{f'model.{k}': v.numpy().copy() for k, v in training.model.state_dict().items()},
             **optimiser_arrays(ppo.optimizer),
             **{f'scale.{k}': v for k, v in ppo.scale.state().items()},
-            **{f'obs_scale.{k}': v for k, v in ppo.obs_scale.state().items()},
-            **{f'frozen.{k}': v.float().numpy().copy() for s in training.seats for k,
-               v in s.actor.state_dict().items()}}
+            **{f'obs_scale.{k}': v for k, v in ppo.obs_scale.state().items()}}
 
 # %% ../../nbs/39_trainer.ipynb #4829f411
 def own_arrays(training: Training) -> dict[str, np.ndarray]:
-    "What each rank has of its own: its worlds and the memories in them"
+    "What each rank has of its own: its worlds, the memories in them and the frozen opponent, if it meets one"
     states = [training.memory, *(s.state for s in training.seats)]
+    frozen = {k: v for s in training.seats for k, v in s.actor.state_dict().items()}
     return {**{f'world.{k}': v for k, v in training.world.state().items()},
+            **{f'frozen.{k}': v.float().numpy().copy() for k, v in frozen.items()},
             **{f'memory.{i}.{n}': x.float().numpy().copy() for i, s in enumerate(states) for n,
                x in zip('hc', s)}}
 
@@ -319,7 +321,7 @@ def load_checkpoint(training: Training, path: Any) -> None:
                 for i in range(1 + len(t.seats))]
     t.memory = memories[0]
     for seat, memory in zip(t.seats, memories[1:]):
-        seat.state = memory; seat.actor.load_state_dict(tensors(part(arrays, 'frozen')))
+        seat.state = memory; seat.actor.load_state_dict(tensors(part(own, 'frozen')))
         seat.actor.scales_obs = data['scales_obs']
     t.number, t.rows_seen, t.window, t.best = data['update'], data['rows_seen'], data['window'], data['best']
 
@@ -362,6 +364,7 @@ def run_rank(folder: Any, rank: int = 0, ranks: int = 1, total=None) -> None:
         if training.number % 10 == 0: state('running')
     if log: log.close()
     state('done')
+    training.ppo.total(torch.zeros(1))   # who ends before rank 0 has said `done` would look like a failure
 
 # %% ../../nbs/39_trainer.ipynb #22d4ac24
 def main(folder: str) -> int:
@@ -406,7 +409,7 @@ def alive(pid: int) -> bool:
     try: return os.waitpid(pid, os.WNOHANG)[0] == 0
     except ChildProcessError: pass
     try: os.kill(pid, 0); return True
-    except ProcessLookupError: return False
+    except (ProcessLookupError, PermissionError): return False  # gone, or somebody else's by now
 
 def pids(folder: Any) -> list[int]:
     "Processes of the run in `folder`"
@@ -467,6 +470,6 @@ def watch(folder: Any, poll: float = .3) -> Iterator[dict]:
             raise RuntimeError('the training process ended early\n' + '\n'.join(last))
         time.sleep(poll)
 
-# %% ../../nbs/39_trainer.ipynb #a41fcbc6
+# %% ../../nbs/39_trainer.ipynb #72b8a2e5
 if __name__ == '__main__' and getattr(globals().get('__spec__'), 'name', '') == 'echelon.training.trainer':
     sys.exit(main(sys.argv[1]))
