@@ -45,7 +45,7 @@ def test_state_goes_on_elsewhere():
     assert (battle(a, 90) == battle(b, 90)).all() and (a.obs == b.obs).all() and (a.reward == b.reward).all()
 
 
-@pytest.mark.parametrize('pack', [(1, 5, 3, 1), (0, 0, 2, 2)])
+@pytest.mark.parametrize('pack', [(1, 5, 3, 1), (0, 3, 0, 1)])
 def test_swapped_actions_mirror_the_battle(pack):
     "Red doing the mirror image of what blue does keeps the battle a mirror image, to the last bit"
     world = make('mech', worlds=4, seed=3, autoreset=False, world=dict(size=60, pool=4), pack=pack)
@@ -59,7 +59,7 @@ def test_swapped_actions_mirror_the_battle(pack):
         for name in ('x', 'vx', 'hx'): assert (left[name] == -right[name]).all(), name
         for name in 'y z vy hy hp heat alive shut in_zone'.split():
             assert (left[name] == right[name]).all(), name
-    assert (m['hp'] < world.game_arrays.classes['hp'][m['kind']]).any() or pack == (0, 0, 2, 2)
+    assert (m['hp'] < world.game_arrays.classes['hp'][m['kind']]).any()
     score = world.game_arrays.world
     assert (score['score0'] == score['score1']).all()
 

@@ -69,7 +69,7 @@ CONTACT = (
     Column('hostile', '±1', -1, 1, '+1 an enemy, −1 a mate'),
     *(Column(name, '0 or 1', 0, 1, 'its class') for name in ('scout', 'light', 'medium', 'heavy')),
     Column('painted', '0 or 1', 0, 1, '', True), Column('focus', '0 or 1', 0, 1, 'the target I chose', True),
-    Column('in_sight', '0 or 1', 0, 1, 'a clear line leads there'),
+    Column('in_sight', '0 or 1', 0, 1, 'an enemy with a clear line to it; 1 for every mate'),
     Column('age', SHARE, 0, 1, 'of a lost track', True),
     Column('closing', MOVING, -2, 2, 'how fast the distance shrinks'),
     Column('can_hit', '0 or 1', 0, 1, 'in reach and arc of a weapon of mine, in sight'),

@@ -126,7 +126,7 @@ class Game(NamedTuple):
     weapons: np.ndarray    # WEAPON [7]
     world: np.ndarray      # WORLD [W]
     mech: np.ndarray       # MECH [W,N]
-    sees: np.ndarray       # uint64 [W,N]: bit j is set where a clear line leads to row j
+    sees: np.ndarray       # uint64 [W,N]: bit j is set for an enemy with a clear line, and for every mate
     move: np.ndarray       # uint32 [K,S,S]: bit z of a column blocks movement
     sight: np.ndarray      # uint32 [K,S,S]: bit z of a column blocks sight
     ground: np.ndarray     # uint8 [K,S/2,S/2]: height of the highest ground in 2×2 columns
