@@ -94,17 +94,17 @@ class WorldSpec:
                     f'agent {agent}: expected a row from 0 to {self.num_agents - 1}')
         return self.agents.index(agent) if isinstance(agent, str) else int(agent)
 
-# %% ../nbs/02_world.ipynb #47e4f573
+# %% ../nbs/02_world.ipynb #7fbdaccd
 @kernel
-def fingerprint(data,   # uint8 [W, n]
+def fingerprint(data,   # uint8 or uint64 [W, n]
                 seed):  # uint64 [W], changed in place
-    "Fold the bytes of each row into its 64-bit fingerprint"
+    "Fold the words of each row into its 64-bit fingerprint"
     for w in range(data.shape[0]):
         h = seed[w]
         for k in range(data.shape[1]): h = (h ^ np.uint64(data[w, k]))*np.uint64(0x100000001B3)
         seed[w] = scrambled(h)
 
-# %% ../nbs/02_world.ipynb #2da79bf7
+# %% ../nbs/02_world.ipynb #1127286e
 class World:
     "A batch of games: buffers written in place. Each kind fills in `_open(mask)`, `_advance()`, `frame(w)`"
 
@@ -126,6 +126,8 @@ class World:
     def _open(self, mask: np.ndarray) -> None: raise NotImplementedError
     def _advance(self) -> None: raise NotImplementedError
     def frame(self, w: int) -> dict[str, np.ndarray]: raise NotImplementedError
+    def _accept(self, state: dict[str, np.ndarray]) -> None: "Refuse a state of wrong content"
+    def _resume(self) -> None: "Make again, from a state just loaded, what is not part of it"
 
     def reset(self, seed=None, worlds=None) -> np.ndarray:
         """Open a new game in every world, or in those of the mask `worlds` `[W]`; returns `obs`.
@@ -212,13 +214,16 @@ class World:
                     f'expected {a.shape} and {a.dtype}')
         require(known is not None and (known == self._config_key()).all(),
                 'state of another config: expected one of a world made with the same settings')
+        self._accept(state)
         for n, a in own.items(): a[...] = state[n]
+        self._resume()
 
     def digest(self) -> np.ndarray:
         "A fingerprint of each game's whole state, `uint64[W]`: equal digests, equal battles"
         prints, W = np.zeros(self.spec.num_worlds, np.uint64), self.spec.num_worlds
         for name in ('game', 'alive', 'seeds', 'control', *self._state):
-            fingerprint(np.ascontiguousarray(self._arrays()[name]).view(np.uint8).reshape(W, -1), prints)
+            data = np.ascontiguousarray(self._arrays()[name]).view(np.uint8).reshape(W, -1)
+            fingerprint(data.view(np.uint64) if data.shape[1] % 8 == 0 else data, prints)
         return prints
 
     def drain(self, worlds=None) -> dict[str, np.ndarray]:

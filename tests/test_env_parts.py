@@ -5,14 +5,13 @@ import numpy as np
 import pytest
 
 from echelon.agents.heuristic import SCRIPTS, fight, scripted
-from echelon.config import EnvConfig
+from echelon.config import BIOMES, EnvConfig
 from echelon.core import kernel
 from echelon.env import observations as ob
 from echelon.env.actions import ACTION, ActionIndex, decode, write_mask
 from echelon.env.objective import judge, score
 from echelon.env.rewards import TERMS, earn, prime, share
-from echelon.gen.terrain import make_pool, places
-from echelon.sim.mech import RULES, new_game, open_game, pack_kinds
+from echelon.sim.mech import RULES, new_game, open_game, some_maps
 from echelon.sim.sim import sights
 
 TABLES = dict(contacts=ob.CONTACT, squad=ob.SQUAD, ego=ob.EGO, suite_descriptor=ob.DESCRIPTOR, panel=ob.PANEL)
@@ -73,12 +72,11 @@ def walk_in(g, first):
             fight(g, w, i, np.float32(0))
 
 
-def game(worlds=1, pack=(1, 5, 3, 1), size=64, cover=.12, maps=2, **settings):
-    config = EnvConfig(world=dict(size=size, pool=maps, cover=cover), pack=pack, **settings)
-    pool = make_pool(config.world)
-    g = new_game(config, pool, worlds, terms=len(TERMS))
-    for w in range(worlds): open_game(g, w, w + 1, pack_kinds(config), places(size, config.team_size),
-                                      pool.zone)
+def game(worlds=1, pack=(1, 5, 3, 1), size=64, biomes=BIOMES, maps=2, **settings):
+    config = EnvConfig(world=dict(size=size, pool=maps, biomes=biomes), pack=pack, **settings)
+    landscape = some_maps(config)
+    g = new_game(config, landscape, worlds, terms=len(TERMS))
+    for w in range(worlds): open_game(g, landscape, w, w + 1, (w + 1) % maps)
     return g
 
 
@@ -192,20 +190,20 @@ def above_ground(g, w, m):
         for b in range(math.floor(m['y'] - half), math.ceil(m['y'] + half)):
             if not (0 <= a + S//2 < S and 0 <= b + S//2 < S): return m['z'] - min(math.floor(m['z']), 64)
             for z in range(math.floor(m['z'])):
-                if (int(g.move[g.world[w]['map'], a + S//2, b + S//2]) >> z) & 1: top = max(top, z + 1)
+                if (int(g.move[w, a + S//2, b + S//2]) >> z) & 1: top = max(top, z + 1)
     return m['z'] - top
 
 
 def patch(g, w, m):
-    S, k, out = int(g.world[w]['size']), int(g.world[w]['map']), np.ones((2, 11, 11))
+    S, out = int(g.world[w]['size']), np.ones((2, 11, 11))
     for a in range(11):
         for b in range(11):
             ahead, right = 2*(a - 5), 2*(b - 5)
             x, y = m['x'] + ahead*m['hx'] + right*m['hy'], m['y'] + ahead*m['hy'] - right*m['hx']
             if abs(x) >= S/2 or abs(y) >= S/2: continue
             p, q = (math.floor(x) + S//2)//2, (math.floor(y) + S//2)//2
-            out[0, a, b] = np.clip((float(g.ground[k, p, q]) - m['z'])/8, -1, 1)
-            out[1, a, b] = bin((int(g.cover[k, p, q]) >> math.floor(m['z'])) & 15).count('1')/4
+            out[0, a, b] = np.clip((float(g.ground[w, p, q]) - m['z'])/8, -1, 1)
+            out[1, a, b] = bin((int(g.cover[w, p, q]) >> math.floor(m['z'])) & 15).count('1')/4
     return out.ravel()
 
 
@@ -274,7 +272,7 @@ def test_scripts_act_alike_on_both_sides(script):
 
 
 def test_scripts_see_only_what_their_pack_sees():
-    g = game(1, cover=0.)
+    g = game(1, biomes=())
     scatter(g, dead=0.); g.control[:] = 1
     hidden = g._replace(sees=g.sees.copy(), action=g.action.copy(), mech=g.mech.copy())
     hidden.sees[:] = 0
@@ -321,7 +319,7 @@ def test_bad_numbers_become_possible_wishes(value):
     ({1: {}, 3: dict(z=9., grounded=0)}, (1, 0), 0), ({1: {}, 3: dict(z=3.5, grounded=0)}, (0, 0), -1)])
 def test_zone(inside, gain, holder):
     "Two teams of a heavy and a medium; who stands inside, and what that pays per second"
-    g = game(1, (1, 1, 0, 0), cover=0.)
+    g = game(1, (1, 1, 0, 0), biomes=())
     g.mech['y'], g.mech['x'] = 30, [[-20, -10, 20, 10]]
     for row, fields in inside.items():
         g.mech['x'][0, row], g.mech['y'][0, row] = 0, g.world['zone_y'][0]
@@ -339,7 +337,7 @@ def test_zone(inside, gain, holder):
     ((2, 2), (5, 5), 479, 0, 1, -1),
     ((2, 2), (9, 0), 10, 11, 2, -1), ((2, 2), (9, 0), 10, 12, 0, -1), ((2, 0), (9, 0), 10, 11, 1, 0)])
 def test_judge(alive, points, decision, cut, over, winner):
-    g = game(1, (0, 2, 0, 0), cover=0.)
+    g = game(1, (0, 2, 0, 0), biomes=())
     g.mech['alive'] = [[1]*alive[0] + [0]*(2 - alive[0]) + [1]*alive[1] + [0]*(2 - alive[1])]
     g.world['score0'], g.world['score1'] = points
     g.world['decision'], g.world['cut'] = decision, cut
@@ -356,7 +354,7 @@ def test_max_decisions_cuts():
 def test_approach_telescopes(end):
     "The discounted sum is minus the first potential, plus what a cut game still is worth"
     weights = dict(approach=1., zone=0., stand=0., win=0., loss=0., team_share=0.)
-    g = game(1, (0, 2, 0, 0), cover=0., rewards=weights, max_decisions=40 if end == 'cut' else 0)
+    g = game(1, (0, 2, 0, 0), biomes=(), rewards=weights, max_decisions=40 if end == 'cut' else 0)
     prime_all(g)
     rng, m, gamma = np.random.default_rng(0), g.mech[0], float(g.rules['gamma'][0])
     start, total = m['potential'].copy(), np.zeros(4)

@@ -11,7 +11,7 @@ import numpy as np
 from ..core import kernel
 from ..sim.voxels import footprint, ground
 
-# %% ../../nbs/22_objective.ipynb #fa964bd2
+# %% ../../nbs/22_objective.ipynb #cbd2f7a6
 FEET = np.float32(4.)  # vox above the ground, at most
 
 @kernel(inline=True)
@@ -22,7 +22,7 @@ def stands(g, w, i):
     dx, dy = m.x - world.zone_x, m.y - world.zone_y
     if dx*dx + dy*dy > world.zone_r*world.zone_r: return False
     if m.grounded != 0: return True
-    return m.z - ground(footprint(g.move, world.map, world.size, m.x, m.y, g.classes[m.kind].half),
+    return m.z - ground(footprint(g.move, w, world.size, m.x, m.y, g.classes[m.kind].half),
                         m.z) <= FEET
 
 # %% ../../nbs/22_objective.ipynb #5f25d80d

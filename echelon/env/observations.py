@@ -295,7 +295,7 @@ def suite(g, w, i):
     leads = m.kind == 2 and m.place % r.pack == r.leader
     return Descriptor.command if leads else m.kind
 
-# %% ../../nbs/21_observations.ipynb #fa685f6b
+# %% ../../nbs/21_observations.ipynb #61b7c938
 @kernel(inline=True)
 def tell_ego(g, w, i, row, targeted):
     "Write what mech `i` knows of itself, and its suite"
@@ -308,7 +308,7 @@ def tell_ego(g, w, i, row, targeted):
     v_ahead, v_right = own_frame(m.vx, m.vy, m)
     row[at + Ego.v_ahead], row[at + Ego.v_right], row[at + Ego.v_up] = v_ahead*SLOW, v_right*SLOW, m.vz*SLOW
     if m.grounded == 0:
-        under = footprint(g.move, world.map, world.size, m.x, m.y, c.half)
+        under = footprint(g.move, w, world.size, m.x, m.y, c.half)
         row[at + Ego.height] = (m.z - ground(under, m.z))/RISE
     row[at + Ego.yaw_cos], row[at + Ego.yaw_sin] = side*m.hx, side*m.hy
     row[at + Ego.cool_primary] = left(g, c.weapon0, m.cool0)
@@ -357,37 +357,37 @@ def outward(q, edge):
     "The coarse cell of a coordinate if it were positive; the mirror image of a cell `c` is `edge - 1 - c`"
     return np.float32(np.int32((edge + abs(q))*HALF))
 
-# %% ../../nbs/21_observations.ipynb #02f685eb
+# %% ../../nbs/21_observations.ipynb #3952c888
 @kernel(inline=True)
-def aim(row, x, y, hx, hy, edge):
+def aim(row, x, y, hx, hy, edge, stride):  # coarse cells: half the map's width, and a row in memory
     "Write into the second layer which cell of the coarse maps each cell shows; −1 beyond the edge"
     for c in range(AREA):
         qx, qy = x + AHEAD[c]*hx + RIGHT[c]*hy, y + AHEAD[c]*hy - RIGHT[c]*hx
         a, b = outward(qx, edge), outward(qy, edge)
         inside = (a < edge) & (b < edge)
         a, b = (a if qx >= ZERO else edge - ONE - a), (b if qy >= ZERO else edge - ONE - b)
-        row[At.terrain + AREA + c] = edge*a + b if inside else -ONE
+        row[At.terrain + AREA + c] = stride*a + b if inside else -ONE
 
-# %% ../../nbs/21_observations.ipynb #c4a952b7
+# %% ../../nbs/21_observations.ipynb #f9af0fdd
 @kernel(inline=True)
-def look_up(g, k, row, low):
+def look_up(g, w, row, low):
     "Write into the first layer what stands there, as 16·height + four bits of the sight mask from `low` up"
     for c in range(At.terrain, At.terrain + AREA):
         cell = np.int32(row[c + AREA])
         if cell < 0: row[c] = BEYOND
         else:
             at = np.uint32(cell)    # rows of a map lie one behind the other: counted from its first
-            bits = (g.cover[k, 0, at] >> low) & np.uint32(15)
-            row[c] = np.float32(np.int32(bits | np.uint32(g.ground[k, 0, at]) << np.uint32(4)))
+            bits = (g.cover[w, 0, at] >> low) & np.uint32(15)
+            row[c] = np.float32(np.int32(bits | np.uint32(g.ground[w, 0, at]) << np.uint32(4)))
 
-# %% ../../nbs/21_observations.ipynb #b5aa363e
+# %% ../../nbs/21_observations.ipynb #426c218a
 @kernel(inline=True)
 def tell_terrain(g, w, i, row):
     "Write the two layers of the terrain patch"
     m, world = g.mech[w, i], g.world[w]
     z = m.z
-    aim(row, m.x, m.y, m.hx, m.hy, np.float32(world.size//2))
-    look_up(g, world.map, row, np.uint32(max(z, ZERO)))
+    aim(row, m.x, m.y, m.hx, m.hy, np.float32(world.size//2), np.float32(g.cover.shape[2]))
+    look_up(g, w, row, np.uint32(max(z, ZERO)))
     for c in range(At.terrain, At.terrain + AREA):
         both = np.int32(row[c])
         pairs = (both & np.int32(5)) + ((both >> np.int32(1)) & np.int32(5))            # bits set, two by two

@@ -6,7 +6,7 @@
 __all__ = ['TERMS', 'Term', 'potential', 'prime', 'approach', 'points', 'stay', 'won', 'drawn', 'lost', 'logged', 'outcome',
            'earn', 'share']
 
-# %% ../../nbs/23_rewards.ipynb #adfa8830
+# %% ../../nbs/23_rewards.ipynb #d7c93064
 from collections import namedtuple
 from math import sqrt
 from typing import Any
@@ -14,21 +14,21 @@ from typing import Any
 import numpy as np
 
 from ..core import kernel
+from ..sim.voxels import column
 
 # %% ../../nbs/23_rewards.ipynb #55f22243
 TERMS = ('approach', 'zone', 'stand', 'damage', 'kill', 'death', 'friendly', 'overheat', 'win', 'draw',
          'loss')
 Term: Any = namedtuple('Term', TERMS)(*range(len(TERMS)))   # type: ignore[misc]
 
-# %% ../../nbs/23_rewards.ipynb #bc6c07c5
+# %% ../../nbs/23_rewards.ipynb #8f0f8e6b
 @kernel(inline=True)
 def potential(g, w, i):
-    "1 in the zone and 1 less per map width from it; 0 for the dead and when the game is decided"
-    m, world = g.mech[w, i], g.world[w]
+    "1 in the zone and 1 less per map width on foot from it; 0 for the dead and when the game is decided"
+    m, world, middle = g.mech[w, i], g.world[w], g.world[w].size//2
     if m.alive == 0 or world.over == 1: return np.float32(0)
-    dx, dy = world.zone_x - m.x, world.zone_y - m.y
-    rim = max(np.float32(sqrt(dx*dx + dy*dy)) - world.zone_r, np.float32(0))
-    return max(np.float32(1) - rim/np.float32(world.size), np.float32(0))
+    way = np.float32(.1)*np.float32(g.flow[g.slot[w], column(m.x, middle), column(m.y, middle)])
+    return max(np.float32(1) - max(way - world.zone_r, np.float32(0))/np.float32(world.size), np.float32(0))
 
 # %% ../../nbs/23_rewards.ipynb #8b119f89
 @kernel(inline=True)

@@ -49,7 +49,7 @@ def clear(mask,           # uint32 [K,S,S]
         else: b += sb; tb += step_b
         t = t_next
 
-# %% ../../nbs/15_los.ipynb #36e1de52
+# %% ../../nbs/15_los.ipynb #e0f91808
 SIGHT = np.float32(60.)  # vox
 
 @kernel(inline=True)
@@ -57,7 +57,7 @@ def line_clear(g, w, i, j):
     "Whether nothing stands between the middles of the mechs `i` and `j`"
     m, o, world = g.mech[w, i], g.mech[w, j], g.world[w]
     half = np.float32(.5)
-    return clear(g.sight, world.map, world.size,
+    return clear(g.sight, w, world.size,
                  m.x, m.y, m.z + half*g.classes[m.kind].height,
                  o.x, o.y, o.z + half*g.classes[o.kind].height)
 

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['turned', 'steer', 'depth', 'neighbours', 'crowded', 'push', 'standing', 'drive', 'arrive']
 
-# %% ../../nbs/14_motion.ipynb #531ac125
-from math import floor, sqrt
+# %% ../../nbs/14_motion.ipynb #90e3ed8b
+from math import sqrt
 
 import numpy as np
 
 from ..core import kernel
-from .voxels import fits, footprint, ground
+from .voxels import fits, footprint, ground, stepped
 
 # %% ../../nbs/14_motion.ipynb #20481b64
 @kernel(inline=True)
@@ -96,21 +96,18 @@ def push(g, w, i, near):
                 py += np.float32(.5)*dy*(1 if m.y > o.y else -1 if m.y < o.y else 0)
     return px, py
 
-# %% ../../nbs/14_motion.ipynb #09b892f7
+# %% ../../nbs/14_motion.ipynb #d079cb44
 @kernel(inline=True)
 def standing(g, w, i, near, x, y):
     "Height of the feet of mech `i` at `x, y`, a step up at most, -1 for a refusal; and the footprint"
     m, world, r = g.mech[w, i], g.world[w], g.rules[0]
-    c, z = g.classes[m.kind], m.z
-    columns = footprint(g.move, world.map, world.size, x, y, c.half)
-    if not fits(columns, z, c.height):
-        z = np.float32(floor(z) + 1)
-        if m.grounded == 0 or z - m.z > r.step_up or not fits(columns, z, c.height):
-            return np.float32(-1), columns
-    if near and crowded(g, w, i, near, x, y): return np.float32(-1), columns
+    c = g.classes[m.kind]
+    columns = footprint(g.move, w, world.size, x, y, c.half)
+    z = stepped(columns, m.z, c.height, r.step_up if m.grounded != 0 else np.float32(0))
+    if z >= 0 and near and crowded(g, w, i, near, x, y): z = np.float32(-1)
     return z, columns
 
-# %% ../../nbs/14_motion.ipynb #29be4349
+# %% ../../nbs/14_motion.ipynb #8d81b443
 @kernel(inline=True)
 def drive(g, w, i):
     "Find where mech `i` will stand at the end of the tick, from where everybody stands now"
@@ -118,7 +115,7 @@ def drive(g, w, i):
     if m.alive == 0: return
     c = g.classes[m.kind]
     floor_z = (m.z if m.grounded != 0 else
-               ground(footprint(g.move, world.map, world.size, m.x, m.y, c.half), m.z))
+               ground(footprint(g.move, w, world.size, m.x, m.y, c.half), m.z))
     steer(m, c, r, floor_z)
     near = neighbours(g, w, i)
     x, y = m.x + m.vx*r.dt, m.y + m.vy*r.dt
@@ -130,12 +127,12 @@ def drive(g, w, i):
             x = m.x; m.vx = 0
             z, columns = standing(g, w, i, near, x, y)
             if z < 0:
-                y, z, columns = m.y, m.z, footprint(g.move, world.map, world.size, m.x, m.y, c.half)
+                y, z, columns = m.y, m.z, footprint(g.move, w, world.size, m.x, m.y, c.half)
                 m.vy = 0
     if near:
         px, py = push(g, w, i, near)
         if px != 0 or py != 0:
-            pushed = footprint(g.move, world.map, world.size, x + px, y + py, c.half)
+            pushed = footprint(g.move, w, world.size, x + px, y + py, c.half)
             if fits(pushed, z, c.height): x, y, columns = x + px, y + py, pushed
     floor_z, new_z = ground(columns, z), z + m.vz*r.dt
     m.grounded = 1 if new_z <= floor_z else 0
