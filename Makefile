@@ -9,7 +9,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 IN      := PATH="$(abspath $(BIN)):$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help train test deep lab export docs hooks browser
+.PHONY: help train test deep bless lab export docs hooks browser
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\): [^#]*##  *\(.*\)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
@@ -27,6 +27,9 @@ test: $(READY)  ## set up, then run every check: package, lint, types, tests, no
 
 deep: $(READY)  ## the long checks: slow notebook cells and tests marked `deep`
 	@$(IN) bash .ci/check deep
+
+bless: $(READY)  ## accept the maps that the generator makes now as the golden ones
+	$(BIN)/pytest tests/test_landscape.py -k golden --bless
 
 lab: $(READY)  ## open the book in JupyterLab
 	$(BIN)/jupyter lab nbs/index.ipynb

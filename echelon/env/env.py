@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['view', 'decide', 'REST', 'OPEN', 'DECIDE', 'forget', 'count', 'viewing', 'deciding', 'play', 'MechWorld']
 
-# %% ../../nbs/25_env.ipynb #e1eda6cf
+# %% ../../nbs/25_env.ipynb #6e1c611d
 import numpy as np
 from numba import prange
 
@@ -19,7 +19,7 @@ from .rewards import TERMS, earn, prime, share
 from ..gen.terrain import Recipe, Shelf
 from ..sim.mech import new_game, open_game, widest
 from ..sim.sim import nobody, sights, tick
-from ..sim.voxels import current, recall
+from ..sim.voxels import TABLE, current, recall
 from ..world import World, WorldSpec
 
 # %% ../../nbs/25_env.ipynb #a049dd01
@@ -98,7 +98,7 @@ def play(g, maps, todo,  # [W]: REST, OPEN or DECIDE
             view(g, w, 0, 1)
             for i in range(2*g.world[w].team_size): prime(g, w, i)
 
-# %% ../../nbs/25_env.ipynb #462cb40e
+# %% ../../nbs/25_env.ipynb #622e01e7
 class MechWorld(World):
     "Battles of two teams of mechs; see the contract in `echelon.world.World`"
 
@@ -138,11 +138,11 @@ class MechWorld(World):
         return np.array([self.shelf.fetch(k, keys) + d for k, d in zip(keys, deal[:, 3])], np.int32)
 
     def _open(self, mask):
-        keys, pool, refresh = np.zeros(
-    len(mask), np.uint64), self.config.world.pool, self.config.world.refresh
+        world, keys = self.config.world, np.zeros(len(mask), np.uint64)
         for w in np.flatnonzero(mask):
             keys[w] = mix(self.seeds[w], self.game[w])
-            self.deal[w] = (*self.sizes, self.game[w]//refresh if refresh else 0, int(keys[w]) % pool)
+            generation = self.game[w]//world.refresh if world.refresh else 0
+            self.deal[w] = (*self.sizes, generation, int(keys[w]) % world.pool)
         slots = self._slots(self.deal)
         self.alive[mask] = True
         play(self.game_arrays, self.shelf.maps, np.where(mask, OPEN, REST), keys, slots)
@@ -154,11 +154,10 @@ class MechWorld(World):
         require(bool((fits & (number >= 0) & (k >= 0) & (k < pool)).all()),
                 f'state: a game dealt on sizes {low.min()} to {high.max()}, generation {number.min()}, map '
                 f'{k.min()} to {k.max()}: expected sizes from 20 to {top}, maps from 0 to {pool - 1}')
-        place = np.arange(c.shape[1])
-        used = place < count[:, None]
-        require(bool((count >= 0).all() and (count <= c.shape[1]).all() and (c['next'] >= 0).all()
-                     and (np.maximum(c['a'], c['b']) < high[:, None])[used].all() and (c['next'] <= place).all()
-                     and (c['z'] < self.config.world.height)[used].all() and (c['material'] < 10)[used].all()),
+        place, used = np.arange(c.shape[1]), np.arange(c.shape[1]) < count[:, None]
+        sane = (np.maximum(c['a'], c['b']) < high[:, None]) & (c['z'] < self.config.world.height)
+        sane &= (c['material'] < len(TABLE)) & (0 <= c['next']) & (c['next'] <= place)
+        require(bool(((0 <= count) & (count <= c.shape[1])).all() and sane[used].all()),
                 'state: changes of the landscape that no battle makes')
 
     def _resume(self):

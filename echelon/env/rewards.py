@@ -6,9 +6,8 @@
 __all__ = ['TERMS', 'Term', 'potential', 'prime', 'approach', 'points', 'stay', 'won', 'drawn', 'lost', 'logged', 'outcome',
            'earn', 'share']
 
-# %% ../../nbs/23_rewards.ipynb #d7c93064
+# %% ../../nbs/23_rewards.ipynb #0fef92c1
 from collections import namedtuple
-from math import sqrt
 from typing import Any
 
 import numpy as np
