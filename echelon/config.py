@@ -101,7 +101,7 @@ BIOMES = ('urban_residential', 'industrial_refinery', 'civic_government', 'fores
           'arcology_spire', 'sunken_canal', 'geo_front', 'glass_desert', 'command_outpost', 'dense_jungle',
           'mining_pit', 'volcanic_ridge', 'hydroponic_lab', 'server_farm', 'orbital_relay')
 
-# %% ../nbs/01_config.ipynb #1ce33e35
+# %% ../nbs/01_config.ipynb #a14434e4
 class WorldConfig(Strict):
     "The landscape: its size, what stands on it, and how maps are made ahead"
     size: int = Field(100, ge=20, le=256)          # vox along x and along y: of the largest map
@@ -109,7 +109,7 @@ class WorldConfig(Strict):
     height: int = Field(20, ge=8, le=32)           # vox
     biomes: tuple[str, ...] = Field(BIOMES, strict=False)   # four of them make a map; () a bare floor
     symmetry: Literal['mirror', 'none'] = 'mirror' # 'none': free maps, which may favour a side
-    zone_radius: tuple[float, float] = Field((5., 11.), strict=False)  # vox, smallest and largest
+    zone_radius: tuple[float, float] = Field((5., 11.), strict=False)  # vox; at most size/8 + 2.5
     pool: int = Field(16, ge=1, le=4096)           # maps of one generation
     refresh: int = Field(16, ge=0)                 # games of a world on one generation; 0: there is only one
     seed: int = Field(0, ge=0, lt=2**63)           # of the pool: the same seed, the same maps

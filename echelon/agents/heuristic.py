@@ -7,7 +7,7 @@ __all__ = ['ZERO', 'ONE', 'TINY', 'TURN', 'DISK', 'SPIRAL', 'INNER', 'CHASE', 'H
            'downhill', 'spot', 'arm', 'to_spot', 'wanted', 'freed', 'steering', 'aimed', 'trigger', 'shoot', 'facing',
            'fight', 'stumble', 'scripted']
 
-# %% ../../nbs/24_heuristic.ipynb #01f2a3a7
+# %% ../../nbs/24_heuristic.ipynb #efde85f4
 from math import sqrt
 
 import numpy as np
@@ -15,7 +15,6 @@ import numpy as np
 from ..core import draw, kernel
 from ..env.actions import ActionIndex, ready
 from ..env.observations import bears, own_frame
-from ..gen.terrain import NO_WAY
 from ..sim.voxels import column
 from ..sim.weapons import usable
 
@@ -49,13 +48,13 @@ def unit(x, y):
     length = max(np.float32(sqrt(x*x + y*y)), TINY)
     return x/length, y/length
 
-# %% ../../nbs/24_heuristic.ipynb #9fad17eb
+# %% ../../nbs/24_heuristic.ipynb #dc681adb
 @kernel(inline=True)
 def downhill(g, w, size, x, y):
     "Direction of the shortest way to the zone at a point; 0 0 where there is none"
     k, flow = g.slot[w], g.flow
     a, b, best, lx, ly, sx, sy = column(x, size//2), column(y, size//2), 0, 0, 0, 0, 0
-    if a < 1 or b < 1 or a >= size - 1 or b >= size - 1 or flow[k, a, b] == NO_WAY: return ZERO, ZERO
+    if a < 1 or b < 1 or a >= size - 1 or b >= size - 1: return ZERO, ZERO
     here = int(flow[k, a, b])
     small = here % 2   # on an odd column, where only small mechs stand, odd ones will do
     for da in range(-1, 2):

@@ -20,12 +20,14 @@ TERMS = ('approach', 'zone', 'stand', 'damage', 'kill', 'death', 'friendly', 'ov
          'loss')
 Term: Any = namedtuple('Term', TERMS)(*range(len(TERMS)))   # type: ignore[misc]
 
-# %% ../../nbs/23_rewards.ipynb #8f0f8e6b
+# %% ../../nbs/23_rewards.ipynb #8df1e7c6
 @kernel(inline=True)
 def potential(g, w, i):
     "1 in the zone and 1 less per map width on foot from it; 0 for the dead and when the game is decided"
     m, world, middle = g.mech[w, i], g.world[w], g.world[w].size//2
     if m.alive == 0 or world.over == 1: return np.float32(0)
+    dx, dy = m.x - world.zone_x, m.y - world.zone_y
+    if dx*dx + dy*dy <= world.zone_r*world.zone_r: return np.float32(1)
     way = np.float32(.1)*np.float32(g.flow[g.slot[w], column(m.x, middle), column(m.y, middle)])
     return max(np.float32(1) - max(way - world.zone_r, np.float32(0))/np.float32(world.size), np.float32(0))
 

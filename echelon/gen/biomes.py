@@ -633,10 +633,10 @@ def wanted_ground(biome,  # its place in `BIOMES`
     if biome == 12: return np.float32(volcanic_ridge_ground(key, u, v, a, b))
     return np.float32(0)
 
-# %% ../../nbs/11_biomes.ipynb #f3e17918
+# %% ../../nbs/11_biomes.ipynb #6a0548c5
 @kernel
 def build(c, biome, plot, key, a0, a1, b0, b1):
-    "Let a biome draw on its plot, the columns `a0` to `a1`, `b0` to `b1` and what it got of its neighbours'"
+    "Let a biome draw on its plot, the columns `a0` to `a1`, `b0` to `b1`, as far as it owns them"
     if biome == 0: urban_residential(c, plot, key, a0, a1, b0, b1)
     if biome == 1: industrial_refinery(c, plot, key, a0, a1, b0, b1)
     if biome == 2: civic_government(c, plot, key, a0, a1, b0, b1)

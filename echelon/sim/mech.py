@@ -121,7 +121,7 @@ WORLD = np.dtype([
     ('gain0', 'f4'), ('gain1', 'f4'),            # points of this decision
     ('living0', 'i4'), ('living1', 'i4'), ('cut', 'i4')])   # decision at which this game is cut, 0 never
 
-# %% ../../nbs/13_mech.ipynb #8f139e0d
+# %% ../../nbs/13_mech.ipynb #4a0df318
 class Game(NamedTuple):
     "Every array that the simulator reads or writes; axes `W` worlds, `N` rows"
     rules: np.ndarray      # RULES [1]
@@ -150,7 +150,7 @@ class Game(NamedTuple):
     reward: np.ndarray     # float32 [W,N]
     earned: np.ndarray     # float32 [W,N]: reward before the team shares it
     terms: np.ndarray      # float32 [W,2,R]: sums of the reward terms by team, since the last drain
-    tally: np.ndarray      # float32 [W,2,5]: the same of kills, damage, zone points, hp margin, NaN actions
+    tally: np.ndarray      # float32 [W,2,6]: kills, damage, zone points, hp margin, NaN actions, lost changes
 
 # %% ../../nbs/13_mech.ipynb #ac2942dd
 def pack_kinds(config: EnvConfig) -> np.ndarray:
@@ -164,7 +164,7 @@ def widest(config: EnvConfig) -> tuple[float, float]:
     used = [c for c, n in zip(reversed(config.classes.values()), config.pack) if n]
     return max(c.width for c in used), max(c.height for c in used)
 
-# %% ../../nbs/13_mech.ipynb #ed6d8528
+# %% ../../nbs/13_mech.ipynb #68df0087
 def some_maps(config: EnvConfig) -> Maps:
     "The first maps of the landscape of a config"
     return make_generation(config.world, config.team_size, widest(config))[0]
@@ -180,7 +180,7 @@ def new_game(config: EnvConfig,
     return Game(rules_record(config), class_records(config), weapon_records(config),
                 np.zeros(W, WORLD), mech, np.zeros((W, N), np.uint64), *new_land(maps, W),
                 f(N, action_dim), np.ones((W, N, mask_dim), np.bool_), f(N, obs_dim),
-                np.zeros((W, N), np.bool_), np.zeros((W, N), np.int16), f(N), f(N), f(2, terms), f(2, 5))
+                np.zeros((W, N), np.bool_), np.zeros((W, N), np.int16), f(N), f(N), f(2, terms), f(2, 6))
 
 # %% ../../nbs/13_mech.ipynb #72f90cc1
 @kernel

@@ -108,7 +108,7 @@ def stepped(columns,  # mask, a footprint
     up = np.float32(floor(z) + 1)
     return up if up - z <= reach and fits(columns, up, height) else np.float32(-1)
 
-# %% ../../nbs/10_voxels.ipynb #6940b500
+# %% ../../nbs/10_voxels.ipynb #77d20e59
 class Maps(NamedTuple):
     "`M` maps of at most `S` × `S` columns; a smaller one lies in the low corner. Nobody writes to them"
     voxels: np.ndarray   # uint8 [M,S,S,H]
@@ -116,7 +116,7 @@ class Maps(NamedTuple):
     sight: np.ndarray    # uint32 [M,S,S]: bit z of a column blocks sight
     ground: np.ndarray   # uint8 [M,S/2,S/2]: height of the highest ground in 2×2 columns
     cover: np.ndarray    # uint32 [M,S/2,S/2]: sight masks of 2×2 columns, joined
-    flow: np.ndarray     # uint16 [M,S,S]: length of the way to the zone, in tenths of a voxel
+    flow: np.ndarray     # uint16 [M,S,S]: way to the zone, vox/10; even where the widest mech walks
     zone: np.ndarray     # float32 [M,3]: x, y, radius
     spots: np.ndarray    # float32 [M,n,2]: where the left team starts; the right team mirrors it
     size: np.ndarray     # int32 [M]
@@ -140,12 +140,12 @@ class Land(NamedTuple):
     changed: np.ndarray  # int32 [W,2]: how many changes, and how many were dropped
     head: np.ndarray     # uint16 [W,S,S]: 1 + place of the column's first change, 0 none
 
-# %% ../../nbs/10_voxels.ipynb #32eda07c
+# %% ../../nbs/10_voxels.ipynb #69474059
 def new_land(maps: Maps, worlds: int) -> Land:
     "Ground for `worlds` worlds; `lay` gives each its map"
     S, own = maps.move.shape[1], lambda a: np.zeros((worlds, *a.shape[1:]), a.dtype)
     return Land(maps.voxels, maps.flow, np.zeros(worlds, np.int32),
-                *map(own, (maps.move, maps.sight, maps.ground, maps.cover)),
+                own(maps.move), own(maps.sight), own(maps.ground), own(maps.cover),
                 np.zeros((worlds, CHANGES), CHANGE), np.zeros((worlds, 2), np.int32),
                 np.zeros((worlds, S, S), np.uint16))
 
@@ -257,7 +257,7 @@ def current(land, w: int, s: int) -> np.ndarray:
     voxels[c['a'], c['b'], c['z']] = c['material']
     return voxels
 
-# %% ../../nbs/10_voxels.ipynb #492cd609
+# %% ../../nbs/10_voxels.ipynb #6b7e8eb1
 @kernel
 def squares(move, sight, ground, cover):
     "Fill the coarse maps of a whole map"
@@ -273,6 +273,5 @@ def stock(voxels: np.ndarray,  # uint8 [S,S,H]
     S = len(voxels)
     ground, cover = np.zeros((S//2, S//2), np.uint8), np.zeros((S//2, S//2), np.uint32)
     squares(move, sight, ground, cover)
-    return Maps(*(a[None] for a in (voxels, move, sight, ground, cover, flow, np.array(zone, np.float32),
-                                  np.array(spots, np.float32))),
-                np.array([S], np.int32))
+    return Maps(voxels[None], move[None], sight[None], ground[None], cover[None], flow[None],
+                np.array([zone], np.float32), np.array([spots], np.float32), np.array([S], np.int32))

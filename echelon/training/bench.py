@@ -6,7 +6,7 @@
 __all__ = ['random_actions', 'speed', 'threads_of', 'in_turn', 'simulation', 'owned', 'landscape', 'training', 'shares',
            'processor', 'bench']
 
-# %% ../../nbs/53_bench.ipynb #cb15b906
+# %% ../../nbs/53_bench.ipynb #69aa8e97
 import os
 import platform
 from pathlib import Path
@@ -18,6 +18,7 @@ import numba
 import numpy as np
 
 from ..config import WorldConfig
+from ..env.env import MechWorld
 from ..gen.terrain import choose, make_map
 from .trainer import start, suggested, watch
 from ..world import World, make
@@ -68,8 +69,8 @@ def simulation(worlds: int = 64, seconds: float = 1., repeats: int = 5, **config
         return in_turn({'one': lambda: on(1), 'all': lambda: on(threads_of())}, repeats)
     finally: numba.set_num_threads(before)
 
-# %% ../../nbs/53_bench.ipynb #fbf559d8
-def owned(world: World) -> int:
+# %% ../../nbs/53_bench.ipynb #5758fea9
+def owned(world: MechWorld) -> int:
     "Bytes of one world: its buffers, its records, its masks and the list of its changes"
     shared = ('voxels', 'flow', 'rules', 'classes', 'weapons')
     arrays = {id(a): a for name, a in world.game_arrays._asdict().items() if name not in shared}
@@ -77,7 +78,7 @@ def owned(world: World) -> int:
     return sum(a.nbytes for a in arrays.values())//world.spec.num_worlds
 
 def landscape(seeds: int = 200, worlds: int = 64, repeats: int = 20) -> dict[str, float]:
-    "Median milliseconds of a map, microseconds of a reset, bytes of a world: 100×100×20, ten a side"
+    "Medians: ms of a map, µs of a reset in a batch and of a lone one, bytes of a world; 100×100×20"
     def timed(job):
         start = perf_counter()
         job()
@@ -86,9 +87,12 @@ def landscape(seeds: int = 200, worlds: int = 64, repeats: int = 20) -> dict[str
     maps = [timed(lambda: make_map(choose(WorldConfig(seed=seed), 10, 0, 0))) for seed in range(seeds)]
     world, before = make('mech', worlds=worlds, world=dict(refresh=0)), numba.get_num_threads()
     numba.set_num_threads(1)
-    try: resets = [timed(world.reset) for _ in range(repeats)]
+    try:
+        resets = [timed(world.reset) for _ in range(repeats)]
+        lone = [timed(lambda: world.reset(worlds=np.arange(worlds) == k)) for k in range(worlds)]
     finally: numba.set_num_threads(before)
-    return dict(map_ms=1e3*median(maps), reset_us=1e6*median(resets)/worlds, world_bytes=owned(world))
+    return dict(map_ms=1e3*median(maps), reset_us=1e6*median(resets)/worlds, lone_reset_us=1e6*median(lone),
+                world_bytes=owned(world))
 
 # %% ../../nbs/53_bench.ipynb #8693bb17
 def training(updates: int = 20, **settings) -> list[dict]:
