@@ -92,6 +92,11 @@ def scatter(g, seed=0, dead=.2):
             9), np.maximum(u(-5, 5), 0)
     m['cool0'], m['cool1'], m['alive'], m['shut'] = u(0, .15), u(0,
             .2), rng.random(m.shape) >= dead, rng.random(m.shape) < .1
+    m['down'], m['suppressed'], m['painted'] = np.maximum(u(-9, 3), 0), np.maximum(u(-3, 1), 0), np.maximum(u(-9, 5), 0)
+    m['leg'], m['ecm'] = c['leg']*np.maximum(u(-.3, 1), 0), rng.integers(0, 3, m.shape)*(m['kind'] == 0)
+    g.shot['state'] = rng.random(g.shot.shape) < .02
+    g.shot['target'], g.shot['weapon'] = rng.integers(0, m.shape[1], g.shot.shape), rng.integers(2, 4, g.shot.shape)
+    m['flying'] = (g.shot['state'] << np.arange(8)).sum(-1)
     g.world['decision'] = rng.integers(0, 480, len(m))
     for name in ('score0', 'score1'): g.world[name] = rng.uniform(0, 60, len(m))
     g.world['holder'] = rng.integers(-1, 2, len(m))
@@ -104,6 +109,8 @@ def mirror(g):
     m[:, n:] = m[:, :n]
     m['team'][:, n:] = 1
     for name in ('x', 'vx', 'hx', 'from_x'): m[name][:, n:] *= -1
+    g.shot[:, n:] = g.shot[:, :n]
+    g.shot['target'][:, n:] = (g.shot['target'][:, n:] + n) % (2*n)
     g.world['score1'], g.world['living1'], g.world['holder'] = g.world['score0'], g.world['living0'], -1
 
 
@@ -117,16 +124,20 @@ def oracle(g, w, i):
     vec = lambda o, *names: np.array([o[k] for k in names], float)
     rim = lambda o: (lambda d: d/(abs(d) + 20))(np.hypot(world['zone_x'] - o['x'],
                                                          world['zone_y'] - o['y']) - world['zone_r'])
-    sees = lambda a, b: bool((int(g.sees[w, a]) >> b) & 1)
+    sees = lambda a, b: bool((int(M[a]['sees']) >> b) & 1)
+    lock = lambda a, b: b['painted'] > 0 and a['quality'] >= np.float32(.7)
 
-    def could_hit(a, b):
+    def could_hit(a, b, seen):
         d = vec(b, 'x', 'y') - vec(a, 'x', 'y'); flat = np.linalg.norm(d)
         for slot in range(4):
             k = cl(a)[f'weapon{slot}']
             if k < 0: continue
             p = g.weapons[k]
-            if p['hitscan'] and p['damage'] > 0 and flat - cl(a)['half'] - cl(b)['half'] <= p['range'] \
-                    and d @ vec(a, 'hx', 'hy')/flat > p['cos_arc']: return True
+            homing = p['unlocked'] > 0
+            if p['damage'] == 0 or not (seen or (homing and lock(a, b))): continue
+            reach = p['unlocked'] if homing and not lock(a, b) else p['range']
+            if flat - cl(a)['half'] - cl(b)['half'] <= reach and d @ vec(a, 'hx', 'hy')/flat > p['cos_arc']:
+                return True
         return False
 
     def contact(j):
@@ -134,14 +145,14 @@ def oracle(g, w, i):
                 'vx', 'vy', 'vz')
         hostile, yaw = o['team'] != m['team'], turned(vec(o, 'hx', 'hy'))
         return [*near(turned(d)), *turned(v)/10, *yaw, o['hp']/cl(o)['hp'], o['heat']/cl(o)['capacity'],
-                o['stability']/100, 0, o['leg'] <= 0,
-                1 if hostile else -1, *(o['kind'] == k for k in range(4)), 0, 0, sees(i, j), 0,
-                -d@v/np.linalg.norm(d)/10,
-                hostile and sees(i, j) and could_hit(m, o), -d[:2]@vec(o, 'hx', 'hy')/np.linalg.norm(d)]
+                o['stability']/100, o['down'] > 0, o['leg'] <= 0,
+                1 if hostile else -1, *(o['kind'] == k for k in range(4)), o['painted'] > 0,
+                hostile and m['focus'] == j, sees(i, j), 0, -d@v/np.linalg.norm(d)/10,
+                hostile and could_hit(m, o, sees(i, j)), -d[:2]@vec(o, 'hx', 'hy')/np.linalg.norm(d)]
 
     def mate(j):
         o = M[j]; d = vec(o, 'x', 'y', 'z') - vec(m, 'x', 'y', 'z')
-        return [*near(turned(d)), o['hp']/cl(o)['hp'], o['heat']/cl(o)['capacity'], o['stability']/100, 0,
+        return [*near(turned(d)), o['hp']/cl(o)['hp'], o['heat']/cl(o)['capacity'], o['stability']/100, o['down'] > 0,
                 o['kind']/3,
                 o['took'] > 0 or o['dealt'] > 0, rim(o)]
 
@@ -156,25 +167,32 @@ def oracle(g, w, i):
     dead = not m['alive']
     contacts, contact_mask = filled([] if dead else [contact(j) for j in order], 20, 25)
     squad, squad_mask = filled([] if dead else [mate(j) for j in living if M[j]['team'] == m['team']], 12, 10)
-    targeted = any(M[j]['team'] != m['team'] and sees(i, j) and could_hit(M[j], m) for j in order[:20])
+    targeted = any(M[j]['team'] != m['team'] and sees(i, j) and could_hit(M[j], m, True) for j in order[:20])
     side, fire = 1 - 2*m['team'], turned(vec(m, 'from_x', 'from_y'))
     zone = turned(np.array([world['zone_x'] - m['x'], world['zone_y'] - m['y']], float))
     cool = [m[f'cool{k}']/g.weapons[cl(m)[f'weapon{k}']]['cooldown'] if cl(m)[f'weapon{k}'] >= 0 else 0
             for k in range(4)]
-    ego = np.array([m['hp']/cl(m)['hp'], m['leg']/cl(m)['leg'], m['heat']/cl(m)['capacity'], 0,
-                    m['stability']/100, 0, m['shut'], m['leg'] <= 0,
+    chased = any(q['state'] == 1 and q['target'] == i and q['weapon'] == 2 
+                 for row, shots in enumerate(g.shot[w]) for q in shots if M[row]['team'] != m['team'])
+    ego = np.array([m['hp']/cl(m)['hp'], m['leg']/cl(m)['leg'], m['heat']/cl(m)['capacity'],
+                    m['suppressed'] > 0, m['stability']/100, m['down'] > 0, m['shut'], m['leg'] <= 0,
                     *turned(vec(m, 'vx', 'vy', 'vz'))/10, 0 if m['grounded'] else above_ground(g, w, m)/8,
-                    side*m['hx'], side*m['hy'], *cool, 0, targeted,
-                    m['took'] > 0, *(fire/np.linalg.norm(fire) if m['took'] > 0 else (0, 0)), 0, 0, 0, 0, 0,
+                    side*m['hx'], side*m['hy'], *cool, m['painted'] > 0, targeted,
+                    m['took'] > 0, *(fire/np.linalg.norm(fire) if m['took'] > 0 else (0, 0)), chased,
+                    m['quality']/1.5, m['jam'], m['ecm'] == 1, m['ecm'] == 2,
                     m['in_zone'], *near(zone), rim(m)], float)
     leader = m['kind'] == 2 and not any(o['kind'] == 2 for o in M[n*m['team']:i])
+    own = g.suites[4 if leader else m['kind']]
     suite = np.zeros(14); suite[4 if leader else m['kind']] = 1
+    suite[5:] = (own['contacts']/20, own['range']/2, own['fidelity'], own['squad']/12, own['detail']/2,
+                 own['intel']/20, own['reports'], leader, m['quality'] >= .5)
     mine, theirs = ('0', '1')[::side]
     enemies = [j for j in range(2*n) if M[j]['team'] != m['team']]
+    wholly_dead = not any(o['alive'] for o in M if o['team'] == m['team'])   # nobody who would know
     panel = [world['zone_r']/10, 0 if world['holder'] < 0 else 1 if world['holder'] == m['team'] else -1,
              world['score' + mine]/rules['goal'],
              world['score' + theirs]/rules['goal'], 1 - world['decision']/rules['limit'],
-             world['living' + mine]/n, world['living' + theirs]/n,
+             world['living' + mine]/n, sum(M[j]['alive'] for j in enemies if not wholly_dead)/n,
              any(sees(a, b) for a in range(2*n) if M[a]['team'] == m['team'] for b in enemies)]
     if dead: ego, suite = np.zeros(32), np.zeros(14)
     return dict(contacts=contacts, contact_mask=contact_mask, squad=squad, squad_mask=squad_mask, ego=ego,
@@ -274,8 +292,8 @@ def test_scripts_act_alike_on_both_sides(script):
 def test_scripts_see_only_what_their_pack_sees():
     g = game(1, biomes=())
     scatter(g, dead=0.); g.control[:] = 1
-    hidden = g._replace(sees=g.sees.copy(), action=g.action.copy(), mech=g.mech.copy())
-    hidden.sees[:] = 0
+    hidden = g._replace(action=g.action.copy(), mech=g.mech.copy())
+    hidden.mech['sees'] = 0
     script_all(hidden); blind = hidden.action.copy()
     hidden.mech['x'][0, 10:] += 1
     script_all(hidden)
@@ -295,9 +313,9 @@ def test_masks_and_what_fires():
     for i in range(20):
         for slot, column in zip(range(4), (0, 2, 3, 4)):
             k = g.classes[m[i]['kind']][f'weapon{slot}']
-            flies = k >= 0 and bool(g.weapons[k]['hitscan']) and g.weapons[k]['damage'] > 0
-            armed = bool(m[i]['alive']) and flies
-            assert m[i][f'fire{slot}'] == armed and mask[i, column] == (armed and m[i][f'cool{slot}'] <= .25)
+            armed, device = bool(m[i]['alive']) and k >= 0, bool(m[i]['alive']) and k < -1
+            assert m[i][f'fire{slot}'] == armed
+            assert mask[i, column] == (device or (armed and m[i][f'cool{slot}'] <= .25))
         assert mask[i, 1] == bool(m[i]['alive']) and (m[i]['jet'] > 0) == (bool(m[i]['alive'])
                                                                            and m[i]['kind'] < 2)
 

@@ -5,20 +5,21 @@
 # %% auto #0
 __all__ = ['FEET', 'stands', 'rate', 'score', 'ahead', 'judge']
 
-# %% ../../nbs/22_objective.ipynb #f4817c3d
+# %% ../../nbs/22_objective.ipynb #52c6f25b
 import numpy as np
 
 from ..core import kernel
+from ..sim.mech import awake
 from ..sim.voxels import footprint, ground
 
-# %% ../../nbs/22_objective.ipynb #cbd2f7a6
+# %% ../../nbs/22_objective.ipynb #c087d9d3
 FEET = np.float32(4.)  # vox above the ground, at most
 
 @kernel(inline=True)
 def stands(g, w, i):
     "Whether mech `i` counts in the zone"
     m, world = g.mech[w, i], g.world[w]
-    if m.alive == 0 or m.shut != 0: return False
+    if not awake(m): return False
     dx, dy = m.x - world.zone_x, m.y - world.zone_y
     if dx*dx + dy*dy > world.zone_r*world.zone_r: return False
     if m.grounded != 0: return True

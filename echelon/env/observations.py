@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['NEAR', 'RISE', 'WIDE', 'SLOW', 'PERCENT', 'ONE', 'ZERO', 'TINY', 'NOBODY', 'HERE', 'MOVING', 'SHARE', 'CONTACT',
            'Contact', 'SQUAD', 'Mate', 'EGO', 'Ego', 'SUITES', 'DESCRIPTOR', 'Descriptor', 'PANEL', 'Panel', 'CONTACTS',
-           'MATES', 'PATCH', 'CELL', 'LAYOUT', 'At', 'OBS_DIM', 'FLAT_OBS_DIM', 'AREA', 'HALF', 'BEYOND', 'AHEAD',
-           'RIGHT', 'nearness', 'Column', 'numbered', 'legend', 'pending', 'laid', 'columns_at', 'own_frame', 'bears',
-           'covers', 'tell_contact', 'tell_distances', 'tell_side', 'tell_contacts', 'to_rim', 'tell_squad', 'left',
-           'suite', 'tell_ego', 'tell_panel', 'outward', 'aim', 'look_up', 'tell_terrain', 'observe']
+           'MATES', 'PATCH', 'CELL', 'LAYOUT', 'At', 'OBS_DIM', 'FLAT_OBS_DIM', 'BLUR', 'HAZE', 'AREA', 'HALF',
+           'BEYOND', 'AHEAD', 'RIGHT', 'nearness', 'Column', 'numbered', 'legend', 'flag', 'laid', 'columns_at',
+           'own_frame', 'bears', 'covers', 'piece', 'within', 'noise_of', 'tell_contact', 'thought', 'tell_distances',
+           'drop_rumours', 'tell_side', 'tell_contacts', 'to_rim', 'tell_squad', 'left', 'chased', 'tell_suite',
+           'tell_ego', 'tell_panel', 'outward', 'aim', 'look_up', 'tell_terrain', 'observe']
 
-# %% ../../nbs/21_observations.ipynb #adfa8830
+# %% ../../nbs/21_observations.ipynb #40756298
 from collections import namedtuple
 from dataclasses import replace
 from math import sqrt
@@ -18,9 +19,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..core import kernel
+from ..core import kernel, mix
+from ..sim.mech import HOMING, suite_of
+from ..sim.sensors import LINK
 from ..sim.voxels import footprint, ground
-from ..sim.weapons import usable
+from ..sim.weapons import LOCK
 from ..world import Field
 
 # %% ../../nbs/21_observations.ipynb #3c98b498
@@ -33,7 +36,7 @@ def nearness(d):
     "What a vector of `d` voxels is multiplied by"
     return ONE/(d + NEAR)
 
-# %% ../../nbs/21_observations.ipynb #9249bf89
+# %% ../../nbs/21_observations.ipynb #ca0c5874
 class Column(NamedTuple):
     "One number of an observation"
     name: str
@@ -41,7 +44,6 @@ class Column(NamedTuple):
     low: float
     high: float
     doc: str
-    later: bool = False    # reads 0 until its mechanics are simulated
 
 def numbered(name: str, columns) -> Any:
     "Positions by name: `numbered('Panel', PANEL).score`"
@@ -50,11 +52,9 @@ def numbered(name: str, columns) -> Any:
 
 def legend(columns):
     "The columns as rows of a table"
-    return [dict(number=k, **{n: v for n, v in c._asdict().items() if n != 'later'},
-                 later='reads 0' if c.later else '')
-            for k, c in enumerate(columns)]
+    return [dict(number=k, **c._asdict()) for k, c in enumerate(columns)]
 
-# %% ../../nbs/21_observations.ipynb #e88bd38a
+# %% ../../nbs/21_observations.ipynb #09049433
 HERE, MOVING, SHARE = 'd/(d + 20 vox)', '10 vox/s', 'fraction'
 CONTACT = (
     Column('ahead', HERE, -1, 1, 'where it stands, from me'), Column('right', HERE, -1, 1, ''),
@@ -65,38 +65,39 @@ CONTACT = (
     Column('yaw_sin', '', -1, 1, 'positive when turned to my right'),
     Column('hp', SHARE, 0, 1, ''), Column('heat', SHARE, 0, 1.4, 'of its capacity'),
     Column('stability', SHARE, 0, 1, ''),
-    Column('fallen', '0 or 1', 0, 1, '', True), Column('legged', '0 or 1', 0, 1, 'its legs are gone'),
+    Column('fallen', '0 or 1', 0, 1, 'it lies on the ground'), Column('legged', '0 or 1', 0, 1, 'its legs are gone'),
     Column('hostile', '±1', -1, 1, '+1 an enemy, −1 a mate'),
     *(Column(name, '0 or 1', 0, 1, 'its class') for name in ('scout', 'light', 'medium', 'heavy')),
-    Column('painted', '0 or 1', 0, 1, '', True), Column('focus', '0 or 1', 0, 1, 'the target I chose', True),
+    Column('painted', '0 or 1', 0, 1, 'missiles find it'), Column('focus', '0 or 1', 0, 1, 'the target I chose'),
     Column('in_sight', '0 or 1', 0, 1, 'an enemy with a clear line to it; 1 for every mate'),
-    Column('age', SHARE, 0, 1, 'of a lost track', True),
+    Column('age', SHARE, 0, 1, 'of a track: 0 known now, 1 after five seconds'),
     Column('closing', MOVING, -2, 2, 'how fast the distance shrinks'),
     Column('can_hit', '0 or 1', 0, 1, 'in reach and arc of a weapon of mine, in sight'),
     Column('nose_on_me', 'cosine', -1, 1, '1 when it looks straight at me'))
 Contact = numbered('Contact', CONTACT)
 
-# %% ../../nbs/21_observations.ipynb #7e54e67c
+# %% ../../nbs/21_observations.ipynb #79d10952
 SQUAD = (
     Column('ahead', HERE, -1, 1, 'where it stands, from me'), Column('right', HERE, -1, 1, ''),
     Column('up', HERE, -1, 1, ''),
     Column('hp', SHARE, 0, 1, ''), Column('heat', SHARE, 0, 1.4, 'of its capacity'),
     Column('stability', SHARE, 0, 1, ''),
-    Column('fallen', '0 or 1', 0, 1, '', True),
+    Column('fallen', '0 or 1', 0, 1, ''),
     Column('kind', 'thirds', 0, 1, 'scout 0, light ⅓, medium ⅔, heavy 1'),
     Column('engaged', '0 or 1', 0, 1, 'it did or took damage since the last decision'),
     Column('zone', HERE, -1, 1, 'its way to the rim of the zone, negative inside'))
 Mate = numbered('Mate', SQUAD)
 
-# %% ../../nbs/21_observations.ipynb #a885e052
-def pending(name: str) -> Column:
-    "A column that waits for its mechanics"
-    return Column(name, '0 or 1', 0, 1, '', True)
+# %% ../../nbs/21_observations.ipynb #093da55b
+def flag(name: str, doc: str = '') -> Column:
+    "A column that is 0 or 1"
+    return Column(name, '0 or 1', 0, 1, doc)
 
 EGO = (
     Column('hp', SHARE, 0, 1, ''), Column('legs', SHARE, 0, 1, ''),
     Column('heat', SHARE, 0, 1.4, 'of its capacity'),
-    pending('suppressed'), Column('stability', SHARE, 0, 1, ''), pending('fallen'),
+    flag('suppressed', 'under autocannon fire: stability comes back slowly'), Column('stability', SHARE, 0, 1, ''),
+    flag('fallen'),
     Column('shut', '0 or 1', 0, 1, 'shut down by heat'),
     Column('legged', '0 or 1', 0, 1, 'its legs are gone'),
     Column('v_ahead', MOVING, -2, 2, 'own velocity'), Column('v_right', MOVING, -2, 2, ''),
@@ -106,29 +107,31 @@ EGO = (
     Column('yaw_sin', '', -1, 1, 'left positive'),
     *(Column(f'cool_{s}', SHARE, 0, 1, 'of the cooldown that is left; 0 where there is no weapon')
       for s in ('primary', 'secondary', 'tertiary', 'special')),
-    pending('painted'), Column('targeted', '0 or 1', 0, 1, 'an enemy in sight has me in reach and arc'),
+    flag('painted'), Column('targeted', '0 or 1', 0, 1, 'an enemy in sight has me in reach and arc'),
     Column('under_fire', '0 or 1', 0, 1, 'hit since the last decision'),
     Column('fire_ahead', '', -1, 1, 'unit vector to where the hits came from'),
     Column('fire_right', '', -1, 1, ''),
-    *(pending(name) for name in ('missile', 'sensor_quality', 'jam', 'ecm', 'eccm')),
+    flag('missile', 'one is coming'), Column('sensor_quality', '1.5', 0, 1, ''), Column('jam', SHARE, 0, 1, 'felt here'),
+    flag('ecm', 'I jam'), flag('eccm', 'I clear'),
     Column('in_zone', '0 or 1', 0, 1, 'stands in the zone and counts'),
     Column('zone_ahead', HERE, -1, 1, 'to the middle of the zone'), Column('zone_right', HERE, -1, 1, ''),
     Column('zone', HERE, -1, 1, 'to the rim of the zone, negative inside'))
 Ego = numbered('Ego', EGO)
 
-# %% ../../nbs/21_observations.ipynb #61559d93
+# %% ../../nbs/21_observations.ipynb #0c30b2d8
 SUITES = ('recon', 'skirmish', 'assault', 'fire_support', 'command')
 DESCRIPTOR = (*(Column(s, '0 or 1', 0, 1, 'my suite') for s in SUITES),
-              *(pending(name) for name in ('contact_slots', 'range', 'fidelity', 'squad_slots',
-                                                     'squad_detail',
-                                                     'intel_slots', 'reports', 'orders', 'link')))
+              Column('contact_slots', '20', 0, 1, ''), Column('range', '2', 0, 1, 'of eyes and radar'),
+              Column('fidelity', SHARE, 0, 1, ''), Column('squad_slots', '12', 0, 1, ''),
+              Column('squad_detail', '2', 0, 1, ''), Column('intel_slots', '20', 0, 1, ''),
+              flag('reports', 'others hear of my contacts'), flag('orders', 'I lead'), flag('link', 'I hear others'))
 Descriptor = numbered('Descriptor', DESCRIPTOR)
 PANEL = (
     Column('radius', '10 vox', 0, 3.2, 'of the zone'),
     Column('control', '±1', -1, 1, '+1 we score, −1 they do'),
     Column('score', SHARE, 0, 1, 'of the points that win'), Column('enemy_score', SHARE, 0, 1, ''),
     Column('time_left', SHARE, 0, 1, 'of the game'), Column('living', SHARE, 0, 1, 'of my team'),
-    Column('living_enemies', SHARE, 0, 1, 'of theirs, as far as known'),
+    Column('living_enemies', SHARE, 0, 1, 'of theirs, as far as we know of them'),
     Column('alert', '0 or 1', 0, 1, 'somebody of us sees an enemy'))
 Panel = numbered('Panel', PANEL)
 
@@ -168,64 +171,121 @@ def own_frame(dx, dy, m):
     "A vector of the map as (ahead, right) of mech `m`"
     return dx*m.hx + dy*m.hy, dx*m.hy - dy*m.hx
 
-# %% ../../nbs/21_observations.ipynb #4a11f3e8
+# %% ../../nbs/21_observations.ipynb #7bcc2c46
 @kernel(inline=True)
-def bears(g, k, flat, room, ahead):
-    "Whether weapon `k` hits at `flat` voxels, `ahead` of them ahead and `room` of them inside the boxes"
-    if not usable(g, k): return False
-    return flat - room <= g.weapons[k].range and ahead > g.weapons[k].cos_arc*flat
+def bears(g, k, flat, room, ahead, seen, lock):
+    "Whether weapon `k` hits `flat` voxels off, `ahead` of them ahead, `room` in the boxes; on sight or lock"
+    if k < 0 or g.weapons[k].damage <= 0: return False
+    homing = g.weapons[k].flight == HOMING
+    if not (seen or (homing and lock)): return False
+    reach = g.weapons[k].unlocked if homing and not lock else g.weapons[k].range
+    return flat - room <= reach and ahead > g.weapons[k].cos_arc*flat
 
 @kernel(inline=True)
-def covers(g, c, flat, room, ahead):
+def covers(g, c, flat, room, ahead, seen, lock):
     "Whether any weapon of the class `c` does"
-    return bears(g, c.weapon0, flat, room, ahead) or bears(g, c.weapon1, flat, room, ahead) or \
-        bears(g, c.weapon2, flat, room, ahead) or bears(g, c.weapon3, flat, room, ahead)
+    return bears(g, c.weapon0, flat, room, ahead, seen, lock) or bears(g, c.weapon1, flat, room, ahead, seen, lock) or \
+        bears(g, c.weapon2, flat, room, ahead, seen, lock) or bears(g, c.weapon3, flat, room, ahead, seen, lock)
 
-# %% ../../nbs/21_observations.ipynb #d470ca33
+# %% ../../nbs/21_observations.ipynb #4ca2c102
+BLUR, HAZE = np.float32(5.), np.float32(.5)   # vox, and shares of state, from end to end, for a fidelity of 0
+
 @kernel(inline=True)
-def tell_contact(g, m, o, seen, row, at):
-    "Write the contact `o` of mech `m` at column `at`; returns whether `o` could hit `m`"
-    c, k = g.classes[o.kind], g.classes[m.kind]
-    dx, dy, dz, vx, vy, vz = o.x - m.x, o.y - m.y, o.z - m.z, o.vx - m.vx, o.vy - m.vy, o.vz - m.vz
+def piece(noise, k):
+    "Piece `k` of a hash, a number from −½ to ½"
+    return np.float32((noise >> np.uint64(10*k)) & np.uint64(1023))*np.float32(1/1024) - np.float32(.5)
+
+@kernel(inline=True)
+def within(x, top):
+    "`x` between 0 and `top`"
+    return min(max(x, ZERO), np.float32(top))
+
+@kernel(inline=True)
+def noise_of(g, w, m, o, age):
+    "The hash that blurs the contact `o` of mech `m`, known last `age` seconds ago"
+    world = g.world[w]
+    moment = world.decision - int(age/g.rules[0].decision + np.float32(.5))
+    return mix(world.key, moment*4096 + m.place*64 + o.place)
+
+# %% ../../nbs/21_observations.ipynb #a4237263
+@kernel(inline=True)
+def tell_contact(g, w, m, o, t, age, seen, row, at):
+    "Write the contact `o` of mech `m`, known as `t` (TRACK), at column `at`; returns whether `o` could hit `m`"
+    c, k, partial = g.classes[o.kind], g.classes[m.kind], g.rules[0].partial
+    hostile = o.team != m.team
+    dx, dy, dz, vx, vy, vz = t.x - m.x, t.y - m.y, t.z - m.z, t.vx - m.vx, t.vy - m.vy, t.vz - m.vz
+    hp, hot, upright = t.hp, t.heat, t.stability
+    vague = ONE - g.suites[suite_of(g, m)].fidelity if partial != 0 and hostile else ZERO
+    if vague > 0:
+        noise, blur, haze = noise_of(g, w, m, o, age), BLUR*vague, HAZE*vague
+        dx += np.float32(1 - 2*m.team)*blur*piece(noise, 0); dy += blur*piece(noise, 1); dz += blur*piece(noise, 2)*np.float32(.2)
+        hp, hot = within(hp + haze*piece(noise, 3), 1), within(hot + haze*piece(noise, 4), 1.4)
+        upright = within(upright + haze*piece(noise, 5), 1)
     far = np.float32(sqrt(dx*dx + dy*dy + dz*dz))
     inverse, scale = ONE/max(far, TINY), nearness(far)
     ahead, right = own_frame(dx, dy, m)
     v_ahead, v_right = own_frame(vx, vy, m)
-    yaw_cos, yaw_sin = own_frame(o.hx, o.hy, m)
-    hostile, toward = o.team != m.team, -(dx*o.hx + dy*o.hy)
+    yaw_cos, yaw_sin = own_frame(t.hx, t.hy, m)
+    toward = -(dx*t.hx + dy*t.hy)
     row[at + Contact.ahead], row[at + Contact.right] = ahead*scale, right*scale
     row[at + Contact.v_ahead], row[at + Contact.v_right] = v_ahead*SLOW, v_right*SLOW
     row[at + Contact.up], row[at + Contact.v_up] = dz*scale, vz*SLOW
     row[at + Contact.yaw_cos], row[at + Contact.yaw_sin] = yaw_cos, yaw_sin
-    row[at + Contact.hp], row[at + Contact.heat] = o.hp/c.hp, o.heat/c.capacity
-    row[at + Contact.stability] = o.stability*PERCENT
-    row[at + Contact.fallen], row[at + Contact.legged] = ZERO, ONE if o.leg <= 0 else ZERO
+    row[at + Contact.hp], row[at + Contact.heat], row[at + Contact.stability] = hp, hot, upright
+    row[at + Contact.fallen], row[at + Contact.legged] = np.float32(t.flags & 1), np.float32((t.flags >> 1) & 1)
     row[at + Contact.hostile] = ONE if hostile else -ONE
     for kind in range(4): row[at + Contact.scout + kind] = ONE if o.kind == kind else ZERO
-    row[at + Contact.painted], row[at + Contact.focus], row[at + Contact.age] = ZERO, ZERO, ZERO
-    row[at + Contact.in_sight] = ONE if seen else ZERO
+    row[at + Contact.painted], row[at + Contact.focus] = np.float32((t.flags >> 2) & 1), ZERO
+    row[at + Contact.age], row[at + Contact.in_sight] = age*np.float32(.2), ONE if seen else ZERO
     row[at + Contact.closing] = -(dx*vx + dy*vy + dz*vz)*SLOW*inverse
     row[at + Contact.can_hit], row[at + Contact.nose_on_me] = ZERO, toward*inverse
-    if not (hostile and seen): return False
-    flat, room = np.float32(sqrt(dx*dx + dy*dy)), c.half + k.half
-    if covers(g, k, flat, room, ahead): row[at + Contact.can_hit] = ONE
-    return covers(g, c, flat, room, toward)
+    if not hostile or age > 0: return False
+    if m.focus == o.place + g.world[w].team_size*o.team: row[at + Contact.focus] = ONE
+    flat, room, mine, theirs = np.float32(sqrt(dx*dx + dy*dy)), c.half + k.half, t.flags & 4 != 0, m.painted > 0
+    if covers(g, k, flat, room, ahead, seen, mine and m.quality >= LOCK): row[at + Contact.can_hit] = ONE
+    return seen and covers(g, c, flat, room, toward, seen, theirs)
 
-# %% ../../nbs/21_observations.ipynb #e06b2201
+# %% ../../nbs/21_observations.ipynb #f39e6ad7
+@kernel(inline=True)
+def thought(g, w, i, j):
+    "Where what mech `i` knows of row `j` stands in the tracks, and its age: −1 if it knows nothing"
+    m, n, o, bit = g.mech[w, i], g.world[w].team_size, g.mech[w, j], np.uint64(1) << np.uint64(j)
+    if j == i: return j, n, -ONE
+    if o.team == m.team: return j, n, ZERO if o.alive != 0 else -ONE
+    if m.known & bit: return j, n, ZERO
+    if m.tracked & bit: return i, np.int64(o.place), g.track[w, i, o.place].age
+    return j, n, -ONE
+
 @kernel(inline=True)
 def tell_distances(g, w, i, row):
-    "Write the squared distance of every living mech but `i` into the first columns of the terrain"
+    "Write the squared distance of every mech that `i` knows of into the first columns of the terrain"
     m = g.mech[w, i]
     for j in range(2*g.world[w].team_size):
-        o = g.mech[w, j]
-        dx, dy, dz = o.x - m.x, o.y - m.y, o.z - m.z
-        row[At.terrain + j] = dx*dx + dy*dy + dz*dz if (o.alive != 0) & (j != i) else NOBODY
+        row_at, place, age = thought(g, w, i, j)
+        t = g.track[w, row_at, place]
+        dx, dy, dz = t.x - m.x, t.y - m.y, t.z - m.z
+        row[At.terrain + j] = dx*dx + dy*dy + dz*dz if age >= 0 else NOBODY
 
-# %% ../../nbs/21_observations.ipynb #6526e5f8
 @kernel(inline=True)
-def tell_side(g, w, i, row, first, start):
+def drop_rumours(g, w, i, row):
+    "Take out of the distances who is known from reports alone, but for the nearest few"
+    m, n, far = g.mech[w, i], g.world[w].team_size, np.uint64(0)
+    heard, intel = m.known & ~m.direct, g.suites[suite_of(g, g.mech[w, i])].intel
+    for j in range(n - n*m.team, 2*n - n*m.team):
+        if not (heard >> np.uint64(j)) & np.uint64(1): continue
+        nearer = 0
+        for k in range(n - n*m.team, 2*n - n*m.team):
+            if (heard >> np.uint64(k)) & np.uint64(1):
+                nearer += row[At.terrain + k] < row[At.terrain + j] or (k < j and row[At.terrain + k] == row[At.terrain + j])
+        if nearer >= intel: far |= np.uint64(1) << np.uint64(j)
+    for j in range(2*n):
+        if (far >> np.uint64(j)) & np.uint64(1): row[At.terrain + j] = NOBODY
+
+# %% ../../nbs/21_observations.ipynb #227e658b
+@kernel(inline=True)
+def tell_side(g, w, i, row, first, start, slots):
     "Write the team from row `first` on into slots from `start` on; gives the next slot; if one could hit me"
-    m, n, bits, at = g.mech[w, i], g.world[w].team_size, g.sees[w, i], At.terrain
+    m, n, bits, at = g.mech[w, i], g.world[w].team_size, g.mech[w, i].sees, At.terrain
     count, targeted = start, False
     for j in range(first, first + n):
         far, slot = row[at + j], start
@@ -233,20 +293,24 @@ def tell_side(g, w, i, row, first, start):
         for k in range(first, j): slot += row[at + k] <= far
         for k in range(j + 1, first + n): slot += row[at + k] < far
         count += 1
-        if slot >= CONTACTS: continue
+        if slot >= slots: continue
         seen = (bits >> np.uint64(j)) & np.uint64(1) != np.uint64(0)
-        targeted |= tell_contact(g, m, g.mech[w, j], seen, row, slot*len(CONTACT))
+        row_at, place, age = thought(g, w, i, j)
+        targeted |= tell_contact(g, w, m, g.mech[w, j], g.track[w, row_at, place], age, seen, row, slot*len(CONTACT))
     return count, targeted
 
-# %% ../../nbs/21_observations.ipynb #874500d1
+# %% ../../nbs/21_observations.ipynb #834ce74d
 @kernel(inline=True)
 def tell_contacts(g, w, i, row):
     "Write all contacts and their mask; returns whether an enemy in sight could hit me"
-    n, team = g.world[w].team_size, g.mech[w, i].team
+    n, team, slots = g.world[w].team_size, g.mech[w, i].team, CONTACTS
     tell_distances(g, w, i, row)
-    count, targeted = tell_side(g, w, i, row, n - n*team, 0)
-    count, _ = tell_side(g, w, i, row, n*team, count)
-    count = min(count, CONTACTS)
+    if g.rules[0].partial != 0:
+        slots = g.suites[suite_of(g, g.mech[w, i])].contacts
+        drop_rumours(g, w, i, row)
+    count, targeted = tell_side(g, w, i, row, n - n*team, 0, slots)
+    count, _ = tell_side(g, w, i, row, n*team, count, slots)
+    count = min(count, slots)
     for k in range(count*len(CONTACT), CONTACTS*len(CONTACT)): row[k] = ZERO
     for k in range(CONTACTS): row[At.contact_mask + k] = ONE if k >= count else ZERO
     return targeted
@@ -259,43 +323,68 @@ def to_rim(world, m):
     d = np.float32(sqrt(dx*dx + dy*dy)) - world.zone_r
     return d*nearness(abs(d))
 
-# %% ../../nbs/21_observations.ipynb #794016c0
+# %% ../../nbs/21_observations.ipynb #c41e18a8
 @kernel(inline=True)
 def tell_squad(g, w, i, row):
-    "Write the living mates and their mask"
-    m, world, slot = g.mech[w, i], g.world[w], 0
+    "Write the living mates and their mask, as many and as closely as the suite allows"
+    m, world, slot, slots, detail = g.mech[w, i], g.world[w], 0, MATES, 2
     n = world.team_size
+    if g.rules[0].partial != 0:
+        own = g.suites[suite_of(g, m)]
+        slots, detail = own.squad, own.detail
     for j in range(n*m.team, n*m.team + n):
         o = g.mech[w, j]
-        if j == i or o.alive == 0 or slot == MATES: continue
+        if j == i or o.alive == 0 or slot >= slots: continue
         c, at = g.classes[o.kind], At.squad + slot*len(SQUAD)
         dx, dy, dz = o.x - m.x, o.y - m.y, o.z - m.z
         ahead, right = own_frame(dx, dy, m)
         scale = nearness(np.float32(sqrt(dx*dx + dy*dy + dz*dz)))
         row[at + Mate.ahead], row[at + Mate.right], row[at + Mate.up] = ahead*scale, right*scale, dz*scale
-        row[at + Mate.hp], row[at + Mate.heat] = o.hp/c.hp, o.heat/c.capacity
-        row[at + Mate.stability] = o.stability*PERCENT
-        row[at + Mate.fallen], row[at + Mate.kind] = ZERO, np.float32(o.kind)/np.float32(3)
-        row[at + Mate.engaged] = ONE if o.took > 0 or o.dealt > 0 else ZERO
+        some, much = ONE if detail > 0 else ZERO, ONE if detail > 1 else ZERO
+        row[at + Mate.hp], row[at + Mate.heat] = some*o.hp/c.hp, much*o.heat/c.capacity
+        row[at + Mate.stability] = much*o.stability*PERCENT
+        row[at + Mate.fallen] = some if o.down > 0 else ZERO
+        row[at + Mate.kind] = np.float32(o.kind)/np.float32(3)
+        row[at + Mate.engaged] = some if o.took > 0 or o.dealt > 0 else ZERO
         row[at + Mate.zone] = to_rim(world, o)
         slot += 1
     for k in range(At.squad + slot*len(SQUAD), At.squad_mask): row[k] = ZERO
     for k in range(MATES): row[At.squad_mask + k] = ONE if k >= slot else ZERO
 
-# %% ../../nbs/21_observations.ipynb #b32b06a2
+# %% ../../nbs/21_observations.ipynb #de37be7b
 @kernel(inline=True)
 def left(g, k, cool):
     "Share of the cooldown of weapon `k` that is left, 0 where there is none"
     return cool/g.weapons[k].cooldown if k >= 0 else ZERO
 
 @kernel(inline=True)
-def suite(g, w, i):
-    "Which of the `SUITES` mech `i` carries"
-    m, r = g.mech[w, i], g.rules[0]
-    leads = m.kind == 2 and m.place % r.pack == r.leader
-    return Descriptor.command if leads else m.kind
+def chased(g, w, i):
+    "Whether an enemy missile flies at mech `i`"
+    n = g.world[w].team_size
+    first = n - n*g.mech[w, i].team
+    for j in range(first, first + n):
+        bits, k = g.mech[w, j].flying, 0
+        while bits:
+            q = g.shot[w, j, k]
+            if bits & 1 and q.target == i and g.weapons[q.weapon].flight == HOMING: return True
+            bits >>= 1; k += 1
+    return False
 
-# %% ../../nbs/21_observations.ipynb #61b7c938
+@kernel(inline=True)
+def tell_suite(g, w, i, row):
+    "Write which suite mech `i` carries, and what it does"
+    m, r, at, top = g.mech[w, i], g.rules[0], At.suite_descriptor, np.float32(20)
+    k = suite_of(g, m)
+    own = g.suites[k]
+    row[at + k] = ONE
+    row[at + Descriptor.contact_slots], row[at + Descriptor.intel_slots] = own.contacts/top, own.intel/top
+    row[at + Descriptor.range], row[at + Descriptor.fidelity] = own.range*np.float32(.5), own.fidelity
+    row[at + Descriptor.squad_slots] = own.squad/np.float32(MATES)
+    row[at + Descriptor.squad_detail] = own.detail*np.float32(.5)
+    row[at + Descriptor.reports], row[at + Descriptor.orders] = np.float32(own.reports), ONE if k == Descriptor.command else ZERO
+    row[at + Descriptor.link] = ONE if m.quality >= LINK else ZERO
+
+# %% ../../nbs/21_observations.ipynb #dec6c88a
 @kernel(inline=True)
 def tell_ego(g, w, i, row, targeted):
     "Write what mech `i` knows of itself, and its suite"
@@ -305,6 +394,10 @@ def tell_ego(g, w, i, row, targeted):
     row[at + Ego.hp], row[at + Ego.legs], row[at + Ego.heat] = m.hp/c.hp, m.leg/c.leg, m.heat/c.capacity
     row[at + Ego.stability], row[at + Ego.shut] = m.stability*PERCENT, np.float32(m.shut)
     row[at + Ego.legged] = ONE if m.leg <= 0 else ZERO
+    row[at + Ego.fallen], row[at + Ego.suppressed] = ONE if m.down > 0 else ZERO, ONE if m.suppressed > 0 else ZERO
+    row[at + Ego.painted], row[at + Ego.missile] = ONE if m.painted > 0 else ZERO, ONE if chased(g, w, i) else ZERO
+    row[at + Ego.sensor_quality], row[at + Ego.jam] = m.quality/np.float32(1.5), m.jam
+    row[at + Ego.ecm], row[at + Ego.eccm] = ONE if m.ecm == 1 else ZERO, ONE if m.ecm == 2 else ZERO
     v_ahead, v_right = own_frame(m.vx, m.vy, m)
     row[at + Ego.v_ahead], row[at + Ego.v_right], row[at + Ego.v_up] = v_ahead*SLOW, v_right*SLOW, m.vz*SLOW
     if m.grounded == 0:
@@ -326,18 +419,22 @@ def tell_ego(g, w, i, row, targeted):
     scale = nearness(np.float32(sqrt(dx*dx + dy*dy)))
     row[at + Ego.in_zone], row[at + Ego.zone] = np.float32(m.in_zone), to_rim(world, m)
     row[at + Ego.zone_ahead], row[at + Ego.zone_right] = zone_ahead*scale, zone_right*scale
-    row[At.suite_descriptor + suite(g, w, i)] = ONE
+    tell_suite(g, w, i, row)
 
-# %% ../../nbs/21_observations.ipynb #9b8be20e
+# %% ../../nbs/21_observations.ipynb #bb3e6b6c
 @kernel(inline=True)
 def tell_panel(g, w, i, row):
     "Write what the whole team knows"
     world, rules, team, at = g.world[w], g.rules[0], g.mech[w, i].team, At.panel
-    n, bits = world.team_size, np.uint64(0)
-    for j in range(n*team, n*team + n): bits |= g.sees[w, j]
-    theirs = ((np.uint64(1) << np.uint64(n)) - np.uint64(1)) << np.uint64(n - n*team)
+    n, bits, known = world.team_size, np.uint64(0), np.uint64(0)
+    for j in range(n*team, n*team + n):
+        m = g.mech[w, j]
+        bits |= m.sees
+        known |= m.known | m.tracked
+    theirs, enemies = ((np.uint64(1) << np.uint64(n)) - np.uint64(1)) << np.uint64(n - n*team), 0
+    while known: known &= known - np.uint64(1); enemies += 1
     mine, other = (world.score0, world.score1) if team == 0 else (world.score1, world.score0)
-    living, enemies = (world.living0, world.living1) if team == 0 else (world.living1, world.living0)
+    living = world.living0 if team == 0 else world.living1
     row[at + Panel.radius] = world.zone_r/WIDE
     row[at + Panel.control] = ZERO if world.holder < 0 else ONE if world.holder == team else -ONE
     row[at + Panel.score], row[at + Panel.enemy_score] = mine/rules.goal, other/rules.goal

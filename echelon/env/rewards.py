@@ -15,9 +15,9 @@ import numpy as np
 from ..core import kernel
 from ..sim.voxels import column
 
-# %% ../../nbs/23_rewards.ipynb #55f22243
-TERMS = ('approach', 'zone', 'stand', 'damage', 'kill', 'death', 'friendly', 'overheat', 'win', 'draw',
-         'loss')
+# %% ../../nbs/23_rewards.ipynb #8e050790
+TERMS = ('approach', 'zone', 'stand', 'damage', 'kill', 'assist', 'paint', 'death', 'friendly', 'overheat',
+         'win', 'draw', 'loss')
 Term: Any = namedtuple('Term', TERMS)(*range(len(TERMS)))   # type: ignore[misc]
 
 # %% ../../nbs/23_rewards.ipynb #8df1e7c6
@@ -82,7 +82,7 @@ def outcome(g, w, i):
     total += logged(g, w, m, Term.draw, r.w_draw if drawn(g, w, i) else none)
     return total + logged(g, w, m, Term.loss, r.w_loss if lost(g, w, i) else none)
 
-# %% ../../nbs/23_rewards.ipynb #aecc0771
+# %% ../../nbs/23_rewards.ipynb #eb7e488f
 @kernel(inline=True)
 def earn(g, w, i):
     "Write what mech `i` earned in this decision, before its team shares"
@@ -92,6 +92,8 @@ def earn(g, w, i):
     total += logged(g, w, m, Term.stand, r.w_stand*stay(g, w, i))
     total += logged(g, w, m, Term.damage, r.w_damage*m.dealt)
     total += logged(g, w, m, Term.kill, r.w_kill*m.kills)
+    total += logged(g, w, m, Term.assist, r.w_assist*m.assists)
+    total += logged(g, w, m, Term.paint, r.w_paint*m.aided)
     total += logged(g, w, m, Term.death, r.w_death*m.deaths)
     total += logged(g, w, m, Term.friendly, r.w_friendly*m.friendly)
     total += logged(g, w, m, Term.overheat, r.w_overheat*m.overheats)
