@@ -270,7 +270,7 @@ def track_faults(g, battle, tracks):
     for m in battle.living():
         for o in (o for o in battle.mechs if o.team != m.team and o.alive):
             if battle.known[m.row] >> o.row & 1: continue
-            got, (state, age) = g.track[0, m.row, o.row % n], tracks.get((m.row, o.row), ({}, -1.))
+            got, (state, age) = g.track[0, o.row % n, m.row], tracks.get((m.row, o.row), ({}, -1.))
             pair, kept = ('pair', m.row, o.row), int(g.mech[0, m.row]['tracked']) >> o.row & 1
             mine = got['age'].item() if kept else -1.
             if apart(mine, age): yield pair, f'age: {mine}, expected {age}'
@@ -280,7 +280,7 @@ def track_faults(g, battle, tracks):
 def adopt(g, n):
     "The tracks of the simulator, as the oracle keeps them"
     names, of = [name for name in g.track.dtype.names if name not in ('age', 'flags')], g.track[0]
-    rows = [(i, (1 - i//n)*n + k, of[i, k]) for i in range(2*n) for k in range(n)]
+    rows = [(i, (1 - i//n)*n + k, of[k, i]) for i in range(2*n) for k in range(n)]
     return {(i, j): ({name: t[name].item() for name in names}, t['age'].item())
             for i, j, t in rows if int(g.mech[0, i]['tracked']) >> j & 1}
 

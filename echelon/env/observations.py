@@ -245,24 +245,24 @@ def tell_contact(g, w, m, o, t, age, seen, row, at):
     if covers(g, k, flat, room, ahead, seen, mine and m.quality >= LOCK): row[at + Contact.can_hit] = ONE
     return seen and covers(g, c, flat, room, toward, seen, theirs)
 
-# %% ../../nbs/21_observations.ipynb #f39e6ad7
+# %% ../../nbs/21_observations.ipynb #4c08b392
 @kernel(inline=True)
 def thought(g, w, i, j):
     "Where what mech `i` knows of row `j` stands in the tracks, and its age: −1 if it knows nothing"
     m, n, o, bit = g.mech[w, i], g.world[w].team_size, g.mech[w, j], np.uint64(1) << np.uint64(j)
-    if j == i: return j, n, -ONE
-    if o.team == m.team: return j, n, ZERO if o.alive != 0 else -ONE
-    if m.known & bit: return j, n, ZERO
-    if m.tracked & bit: return i, np.int64(o.place), g.track[w, i, o.place].age
-    return j, n, -ONE
+    if j == i: return n, j, -ONE
+    if o.team == m.team: return n, j, ZERO if o.alive != 0 else -ONE
+    if m.known & bit: return n, j, ZERO
+    if m.tracked & bit: return np.int64(o.place), i, g.track[w, o.place, i].age
+    return n, j, -ONE
 
 @kernel(inline=True)
 def tell_distances(g, w, i, row):
     "Write the squared distance of every mech that `i` knows of into the first columns of the terrain"
     m = g.mech[w, i]
     for j in range(2*g.world[w].team_size):
-        row_at, place, age = thought(g, w, i, j)
-        t = g.track[w, row_at, place]
+        a, b, age = thought(g, w, i, j)
+        t = g.track[w, a, b]
         dx, dy, dz = t.x - m.x, t.y - m.y, t.z - m.z
         row[At.terrain + j] = dx*dx + dy*dy + dz*dz if age >= 0 else NOBODY
 
@@ -281,7 +281,7 @@ def drop_rumours(g, w, i, row):
     for j in range(2*n):
         if (far >> np.uint64(j)) & np.uint64(1): row[At.terrain + j] = NOBODY
 
-# %% ../../nbs/21_observations.ipynb #227e658b
+# %% ../../nbs/21_observations.ipynb #a3849f00
 @kernel(inline=True)
 def tell_side(g, w, i, row, first, start, slots):
     "Write the team from row `first` on into slots from `start` on; gives the next slot; if one could hit me"
@@ -290,13 +290,12 @@ def tell_side(g, w, i, row, first, start, slots):
     for j in range(first, first + n):
         far, slot = row[at + j], start
         if far == NOBODY: continue
-        for k in range(first, j): slot += row[at + k] <= far
-        for k in range(j + 1, first + n): slot += row[at + k] < far
+        for k in range(first, first + n): slot += (row[at + k] < far) | ((row[at + k] == far) & (k < j))
         count += 1
         if slot >= slots: continue
         seen = (bits >> np.uint64(j)) & np.uint64(1) != np.uint64(0)
-        row_at, place, age = thought(g, w, i, j)
-        targeted |= tell_contact(g, w, m, g.mech[w, j], g.track[w, row_at, place], age, seen, row, slot*len(CONTACT))
+        a, b, age = thought(g, w, i, j)
+        targeted |= tell_contact(g, w, m, g.mech[w, j], g.track[w, a, b], age, seen, row, slot*len(CONTACT))
     return count, targeted
 
 # %% ../../nbs/21_observations.ipynb #834ce74d

@@ -96,41 +96,44 @@ def rules_record(config: EnvConfig) -> np.ndarray:
     for name, value in values.items(): r[name] = value
     return r
 
-# %% ../../nbs/13_mech.ipynb #f78234b8
+# %% ../../nbs/13_mech.ipynb #57ab712d
 MECH = np.dtype([
+    # what the others ask for most, in one line of the cache
+    ('x', 'f4'), ('y', 'f4'), ('z', 'f4'),       # vox; centre of the map is 0, z is where the feet are
+    ('alive', 'i4'), ('team', 'i4'), ('kind', 'i4'),       # kind: class; team: 0 blue or 1 red
+    ('hx', 'f4'), ('hy', 'f4'),                  # heading, a unit vector
+    ('vx', 'f4'), ('vy', 'f4'), ('vz', 'f4'),    # vox/s
+    ('painted', 'f4'), ('ecm', 'i4'), ('loud', 'i4'),      # s; 0 nothing, 1 ECM, 2 ECCM; 1: it did something
+    ('heat', 'f4'), ('flying', 'i4'),            # heat; its shots in the air, as bits
     # rows as bits: enemies it sees and all mates; enemies it detects by itself, knows of, remembers
     ('sees', 'u8'), ('direct', 'u8'), ('known', 'u8'), ('tracked', 'u8'),
     ('foes', 'u8'), ('foes_before', 'u8'),       # who hurt or painted it in these 5 seconds, in those before
     ('prey', 'u8'), ('helped', 'u8'),            # whom it killed in this tick, and helped to kill
-    ('x', 'f4'), ('y', 'f4'), ('z', 'f4'),       # vox; centre of the map is 0, z is where the feet are
-    ('vx', 'f4'), ('vy', 'f4'), ('vz', 'f4'),    # vox/s
-    ('hx', 'f4'), ('hy', 'f4'),                  # heading, a unit vector
-    ('hp', 'f4'), ('leg', 'f4'), ('heat', 'f4'), ('stability', 'f4'),
+    ('hp', 'f4'), ('leg', 'f4'), ('stability', 'f4'),
     ('cool0', 'f4'), ('cool1', 'f4'), ('cool2', 'f4'), ('cool3', 'f4'),      # s until a weapon is ready
-    ('kind', 'i4'),                                                          # class
-    ('team', 'i4'), ('place', 'i4'),                                         # 0 blue or 1 red, place in it
-    ('alive', 'i4'), ('shut', 'i4'), ('grounded', 'i4'), ('in_zone', 'i4'),
+    ('place', 'i4'),                                                         # in its team
+    ('shut', 'i4'), ('grounded', 'i4'), ('in_zone', 'i4'),
     ('down', 'f4'), ('steady', 'f4'),            # s until it stands up; s in which it cannot fall again
-    ('painted', 'f4'), ('painter', 'i4'),        # s; the row that painted it last, -1 nobody
+    ('painter', 'i4'),                           # the row that painted it last, -1 nobody
     ('suppressed', 'f4'), ('ams', 'f4'),         # s; s until its point defence is ready
     ('liquid', 'i4'),                            # it stands in: 0 nothing, 1 water, 2 lava
     ('quality', 'f4'), ('jam', 'f4'), ('eccm', 'f4'),      # of its sensors
-    ('flying', 'i4'), ('lost', 'i4'),            # its shots in the air, as bits; shots that found no slot
+    ('lost', 'i4'),                              # shots that found no slot
     # what it wants: decoded from its action, once a decision
     ('forward', 'f4'), ('strafe', 'f4'), ('jet', 'f4'), ('turn', 'f4'),
     ('fire0', 'i4'), ('fire1', 'i4'), ('fire2', 'i4'), ('fire3', 'i4'), ('vent', 'i4'),
-    ('ecm', 'i4'), ('focus', 'i4'),              # 0 nothing, 1 ECM, 2 ECCM; the row it aims at, -1 any
+    ('focus', 'i4'),                             # the row it aims at, -1 any
     # what a phase leaves for the next one
     ('nx', 'f4'), ('ny', 'f4'), ('nz', 'f4'),                                # where it will stand
     ('hit0', 'i4'), ('hit1', 'i4'), ('hit2', 'i4'), ('hit3', 'i4'),          # row hit in this tick, -1 none
-    ('fired', 'i4'), ('bursting', 'i4'), ('loud', 'i4'),     # how many; shots, as bits; 1: it did something
+    ('fired', 'i4'), ('bursting', 'i4'),                                     # how many; shots, as bits
     ('near', 'f4'),                                                          # vox, no enemy is nearer
     ('shot_at', 'i4'),                                                       # by its AMS: 8·row + slot, -1
     ('jolt', 'f4'),                                                          # stability owed for a landing
     ('hurt', 'f4'), ('shove', 'f4'),                                         # damage, stability aimed at it
     ('marked', 'i4'),                                                        # row that painted it before, -1
     ('taken', 'f4'),                                                         # damage it had hp for
-    ('died', 'i4'), ('fell', 'i4'), ('slept', 'i4'),                         # 1 in the tick of it
+    ('died', 'i4'), ('fell', 'i4'), ('slept', 'i4'), ('stir', 'i4'),         # 1 in the tick of it; of any event
     # what happened since the last decision
     ('shown0', 'i4'), ('shown1', 'i4'), ('shown2', 'i4'), ('shown3', 'i4'),  # pictures: row hit last, -1 none
     ('dealt', 'f4'), ('friendly', 'f4'), ('kills', 'f4'), ('deaths', 'f4'), ('overheats', 'f4'),
@@ -173,7 +176,7 @@ WORLD = np.dtype([
     ('noted', 'i4'), ('dropped', 'i4'),          # events of this decision: in the list, and lost
     ('smoke', 'u8')], align=True)                # rows whose cloud may stand, as bits
 
-# %% ../../nbs/13_mech.ipynb #103645a5
+# %% ../../nbs/13_mech.ipynb #137d776d
 class Game(NamedTuple):
     "Every array that the simulator reads or writes; axes `W` worlds, `N` rows"
     rules: np.ndarray      # RULES [1]
@@ -184,7 +187,7 @@ class Game(NamedTuple):
     mech: np.ndarray       # MECH [W,N]
     shot: np.ndarray       # SHOT [W,N,8]
     cloud: np.ndarray      # CLOUD [W,N]
-    track: np.ndarray      # TRACK [W,N,n+1]: of enemies by place; last, the mech itself as others see it
+    track: np.ndarray      # TRACK [W,n+1,N]: what a row remembers of each enemy; last, what others see of it
     event: np.ndarray      # EVENT [W,EVENTS]
     # the ground, as in `Land`
     voxels: np.ndarray
@@ -220,7 +223,7 @@ def widest(config: EnvConfig) -> tuple[float, float]:
     used = [c for c, n in zip(reversed(config.classes.values()), config.pack) if n]
     return max(c.width for c in used), max(c.height for c in used)
 
-# %% ../../nbs/13_mech.ipynb #1dca2439
+# %% ../../nbs/13_mech.ipynb #fb4267f7
 def some_maps(config: EnvConfig) -> Maps:
     "The first maps of the landscape of a config"
     return make_generation(config.world, config.team_size, widest(config))[0]
@@ -235,7 +238,7 @@ def new_game(config: EnvConfig,
     mech['kind'] = np.tile(pack_kinds(config), 2)
     return Game(rules_record(config), class_records(config), weapon_records(config), suite_records(config),
                 np.zeros(W, WORLD), mech, np.zeros((W, N, SHOTS), SHOT), np.zeros((W, N), CLOUD),
-                np.zeros((W, N, N//2 + 1), TRACK), np.zeros((W, EVENTS), EVENT), *new_land(maps, W),
+                np.zeros((W, N//2 + 1, N), TRACK), np.zeros((W, EVENTS), EVENT), *new_land(maps, W),
                 f(N, action_dim), np.ones((W, N, mask_dim), np.bool_), f(N, obs_dim),
                 np.zeros((W, N), np.bool_), np.zeros((W, N), np.int16), f(N), f(N), f(2, terms), f(2, 6))
 
@@ -261,7 +264,7 @@ def suite_of(g, m):
     r = g.rules[0]
     return COMMAND if m.place % r.pack == r.leader and m.kind == 2 else g.classes[m.kind].suite
 
-# %% ../../nbs/13_mech.ipynb #f6211906
+# %% ../../nbs/13_mech.ipynb #1755098b
 @kernel
 def open_game(g, maps, w, key, slot):
     "Set world `w` to the first moment of the game with that `key`, on map `slot`; a mech keeps its class"
@@ -273,12 +276,12 @@ def open_game(g, maps, w, key, slot):
     world.zone_x, world.zone_y, world.zone_r = maps.zone[slot, 0], maps.zone[slot, 1], maps.zone[slot, 2]
     world.living0, world.living1 = n, n
     g.event[w].view(np.uint8)[:] = 0
+    for k in range(n + 1): g.track[w, k].view(np.uint8)[:] = 0
     for i in range(N):
         m, place, side, kind = g.mech[w, i], i % n, 1 - 2*(i//n), g.mech[w, i].kind
         g.mech[w, i:i+1].view(np.uint8)[:] = 0
         g.cloud[w, i:i+1].view(np.uint8)[:] = 0
         g.shot[w, i].view(np.uint8)[:] = 0
-        g.track[w, i].view(np.uint8)[:] = 0
         m.team, m.place, m.kind, m.alive, m.grounded, m.stability = i//n, place, kind, 1, 1, 100
         m.x, m.y, m.hx = side*maps.spots[slot, place, 0], maps.spots[slot, place, 1], side
         m.hp, m.leg = g.classes[kind].hp, g.classes[kind].leg

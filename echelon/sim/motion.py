@@ -56,7 +56,7 @@ def depth(x, y, z, half, height,       # one box
     if px <= 0 or py <= 0 or z + height <= oz or oz + oheight <= z: return np.float32(0), np.float32(0)
     return px, py
 
-# %% ../../nbs/14_motion.ipynb #175ccda9
+# %% ../../nbs/14_motion.ipynb #112ee156
 @kernel(inline=True)
 def neighbours(g, w, i):
     "The living rows close enough to touch mech `i` in this tick, as bits; notes how near an enemy is at least"
@@ -65,9 +65,8 @@ def neighbours(g, w, i):
     for j in range(2*n):
         o = g.mech[w, j]
         off = max(abs(m.x - o.x), abs(m.y - o.y))
-        if o.alive == 0: continue
-        if o.team != m.team: foe = min(foe, off)
-        if off < far: near |= np.uint64(1) << np.uint64(j)
+        near |= np.uint64((off < far) & (o.alive != 0)) << np.uint64(j)
+        foe = off if (off < foe) & (o.team != m.team) & (o.alive != 0) else foe
     m.near = foe
     return near & ~(np.uint64(1) << np.uint64(i))
 
@@ -152,7 +151,7 @@ def drive(g, w, i):
     elif m.vz > 0 and not fits(columns, new_z, c.height): new_z = z; m.vz = 0
     m.nx, m.ny, m.nz = x, y, new_z
 
-# %% ../../nbs/14_motion.ipynb #306cdac4
+# %% ../../nbs/14_motion.ipynb #572180ce
 WATER, LAVA = CODES['water'], CODES['lava']
 
 @kernel(inline=True)
@@ -161,7 +160,9 @@ def wade(g, w, i):
     m, size = g.mech[w, i], g.world[w].size
     if m.alive == 0: return
     c = floor(m.z + np.float32(.1))
-    code = material(g, w, column(m.x, size//2), column(m.y, size//2), c) if c < g.voxels.shape[3] else WATER - WATER
+    a, b, code = column(m.x, size//2), column(m.y, size//2), 0
+    if c < g.voxels.shape[3]:
+        code = int(g.voxels[g.slot[w], a, b, c] if g.head[w, a, b] == 0 else material(g, w, a, b, c))
     m.liquid = 1 if code == WATER else 2 if code == LAVA else 0
 
 # %% ../../nbs/14_motion.ipynb #62d68907

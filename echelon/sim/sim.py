@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['DEBRIS', 'HEAVY_DEBRIS', 'HEAP', 'KIND', 'HIT', 'KILL', 'ASSIST', 'KNOCKDOWN', 'SHUTDOWN', 'INTERCEPT', 'PAINT',
            'CAPTURE', 'tick', 'sights', 'occupied', 'wreck', 'bury', 'note', 'note_hit', 'note_burst', 'note_bits',
-           'report', 'hear', 'settle', 'ticking', 'looking', 'nobody']
+           'report', 'hear', 'air', 'settle', 'ticking', 'looking', 'nobody']
 
 # %% ../../nbs/19_sim.ipynb #1f93e760
 from math import ceil, floor
@@ -55,7 +55,7 @@ def bury(g, w):
         for i in range(place, 2*n, n):
             if g.mech[w, i].died != 0: wreck(g, w, i)
 
-# %% ../../nbs/19_sim.ipynb #329eed74
+# %% ../../nbs/19_sim.ipynb #f142ad80
 KIND = {name: code for code, name in enumerate(KINDS)}
 HIT, KILL, ASSIST, KNOCKDOWN, SHUTDOWN, INTERCEPT, PAINT, CAPTURE = range(len(KINDS))
 
@@ -98,7 +98,7 @@ def note_bits(g, w, kind, i, bits):
 def report(g, w, i):
     "Write down what mech `i` did and suffered in this tick"
     m = g.mech[w, i]
-    if m.loud != 0:
+    if m.loud != 0 or m.bursting != 0:
         c = g.classes[m.kind]
         note_hit(g, w, i, c.weapon0, 0, m.hit0)
         note_hit(g, w, i, c.weapon1, 1, m.hit1)
@@ -114,27 +114,34 @@ def report(g, w, i):
         q = g.shot[w, m.shot_at//g.shot.shape[2], m.shot_at % g.shot.shape[2]]
         note(g, w, INTERCEPT, i, m.shot_at//g.shot.shape[2], q.x, q.y, q.z, np.float32(0))
 
-# %% ../../nbs/19_sim.ipynb #9e762b39
-@kernel
+# %% ../../nbs/19_sim.ipynb #e4349f93
+@kernel(inline=True)
 def hear(g, w):
     "Note whether anybody was hit or anything burst in this tick: mostly nothing, and much can be left out"
     g.world[w].loud = 0
     for i in range(2*g.world[w].team_size): g.world[w].loud |= g.mech[w, i].loud
 
 @kernel
+def air(g, w):
+    "Note whose clouds still stand"
+    g.world[w].smoke = np.uint64(0)
+    for i in range(2*g.world[w].team_size):
+        if g.cloud[w, i].left > 0: g.world[w].smoke |= np.uint64(1) << np.uint64(i)
+
+@kernel(inline=True)
 def settle(g, w):
     "Close a tick of world `w`"
-    world, n = g.world[w], g.world[w].team_size
-    world.smoke = np.uint64(0)
-    died = 0
-    for place in range(n):
-        for i in range(place, 2*n, n):
-            m = g.mech[w, i]
-            if (m.loud | m.fell | m.slept | (m.shot_at + 1)) != 0 or m.helped: report(g, w, i)
-            if m.bursting != 0: spend(g, w, i)
-            died |= m.died
-            if g.cloud[w, i].left > 0: world.smoke |= np.uint64(1) << np.uint64(i)
-    if died != 0: bury(g, w)
+    world, n, stirred, died = g.world[w], g.world[w].team_size, 0, 0
+    for i in range(2*n): stirred |= g.mech[w, i].stir
+    if stirred != 0:
+        for place in range(n):
+            for i in range(place, 2*n, n):
+                m = g.mech[w, i]
+                if m.stir != 0: report(g, w, i)
+                if m.bursting != 0: spend(g, w, i)
+                died |= m.died
+        if died != 0: bury(g, w)
+    if stirred != 0 or world.smoke: air(g, w)
     world.tick += 1
 
 # %% ../../nbs/19_sim.ipynb #48a384a5

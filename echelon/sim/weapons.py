@@ -46,14 +46,13 @@ def free(g, w, i, j, k):
     if g.weapons[k].flight == HITSCAN: return shot_clear(g, w, i, j)
     return locked(g, g.mech[w, i], g.mech[w, j], k) or line_clear(g, w, i, j)
 
-# %% ../../nbs/17_weapons.ipynb #74944308
+# %% ../../nbs/17_weapons.ipynb #70267ca9
 NEARER = np.float32(8.)   # vox, more than boxes and one tick can bring an enemy nearer than it was
 
 @kernel
 def target(g, w, i, k):
     "The row that weapon `k` of mech `i` would hit now, -1 for none"
     m, n, best, found = g.mech[w, i], g.world[w].team_size, np.float32(-2), -1
-    if m.near > g.weapons[k].range + NEARER: return -1
     if m.focus >= 0 and g.mech[w, m.focus].team != m.team:
         if bearing(g, w, i, m.focus, k) > -2 and free(g, w, i, m.focus, k): return int(m.focus)
     for j in range(n - n*m.team, 2*n - n*m.team):
@@ -95,12 +94,13 @@ def launch(g, w, i, k, j):
     q.vx, q.vy, q.vz = speed*dx/d, speed*dy/d, speed*dz/d
     if weapon.flight == BALLISTIC: q.vz += np.float32(.5)*GRAVITY*d/speed
 
-# %% ../../nbs/17_weapons.ipynb #2b3896a7
+# %% ../../nbs/17_weapons.ipynb #a53cc756
 @kernel(inline=True)
 def shoot(g, w, i, k, pressed, cool):
     "Fire weapon `k` of mech `i` if it can: the row that is hit at once, -1 for none; seconds until ready"
     if (pressed == 0) | (cool > 0) | (k < 0): return -1, cool
-    m, weapon, j = g.mech[w, i], g.weapons[k], target(g, w, i, k)
+    m, weapon = g.mech[w, i], g.weapons[k]
+    j = target(g, w, i, k) if m.near <= weapon.range + NEARER else -1
     if j < 0 and (weapon.flight == HITSCAN or weapon.flight == HOMING): return -1, cool
     m.heat += weapon.heat
     m.fired += 1
@@ -156,7 +156,7 @@ def first_wall(mask, k, size,   # uint32 [K,S,S]; which map, and its size
         else: b += sb; tb += step_b
         t = t_next
 
-# %% ../../nbs/17_weapons.ipynb #4b0fbf87
+# %% ../../nbs/17_weapons.ipynb #3e2c2bcb
 @kernel(inline=True)
 def slab(p, d,         # where a line starts, and how far it goes along one axis
          low, high):   # vox: the box along that axis
@@ -167,7 +167,7 @@ def slab(p, d,         # where a line starts, and how far it goes along one axis
     t, u = (low - p)/d, (high - p)/d
     return min(t, u), max(t, u)
 
-@kernel
+@kernel(inline=True)
 def first_mech(g, w, i, q, dx, dy, dz):
     "The first enemy of mech `i` that a shot meets on its way, −1 for none, and the share of the way to it"
     m, n, best, found = g.mech[w, i], g.world[w].team_size, NEVER, -1
@@ -183,7 +183,7 @@ def first_mech(g, w, i, q, dx, dy, dz):
         if t <= out and t < best: best, found = t, j
     return found, best
 
-# %% ../../nbs/17_weapons.ipynb #006623d3
+# %% ../../nbs/17_weapons.ipynb #6a6f36c4
 TURN, LOFT, CEILING = np.float32(4.), np.float32(.8), np.float32(12.)   # 1/s; vox up for each vox away, at most
 
 @kernel(inline=True)
@@ -205,7 +205,7 @@ def inside(v, size):
     edge = np.float32(size//2) - np.float32(1e-4)
     return min(max(v, -edge), edge)
 
-@kernel
+@kernel(inline=True)
 def advance(g, w, i, s):
     "Let shot `s` of mech `i` fly for a tick"
     m, q, dt, size = g.mech[w, i], g.shot[w, i, s], g.rules[0].dt, g.world[w].size
@@ -238,7 +238,10 @@ def fly(g, w, i):
     while bits:
         if bits & 1: advance(g, w, i, s)
         bits >>= 1; s += 1
-    m.loud = 1 if m.bursting != 0 or max(m.hit0, m.hit1, m.hit2, m.hit3) >= 0 else 0
+    m.loud = 1 if max(m.hit0, m.hit1, m.hit2, m.hit3) >= 0 else 0
+    for s in range(SHOTS if m.bursting != 0 else 0):
+        if not (m.bursting >> s) & 1: continue
+        if g.shot[w, i, s].struck >= 0 or g.weapons[g.shot[w, i, s].weapon].splash > 0: m.loud = 1
 
 # %% ../../nbs/17_weapons.ipynb #84b537de
 AMS_RANGE, AMS_PAUSE, AMS_CHANCE = np.float32(5.5), np.float32(1.), np.float32(.6)   # vox, s
@@ -393,7 +396,7 @@ def suffer(g, w, i):
         m.stability = max(np.float32(0), m.stability - m.shove)
         if m.stability <= 0 and m.steady <= 0: m.down, m.fell = DOWN, 1
 
-# %% ../../nbs/17_weapons.ipynb #f0a77d6c
+# %% ../../nbs/17_weapons.ipynb #9a282d39
 @kernel(inline=True)
 def claim(m, o, i, j, d):
     "Credit mech `m`, row `i`, for a blow of `d` hit points on `o`, row `j`"
@@ -452,6 +455,7 @@ def credit(g, w, i):
     m = g.mech[w, i]
     if m.loud != 0: claims(g, w, i)
     if g.world[w].loud != 0: assist(g, w, i)
+    m.stir = m.loud | m.bursting | m.fell | m.slept | m.died | (m.shot_at + 1) | (1 if m.helped else 0)
     if m.died != 0:
         m.alive, m.hp, m.vx, m.vy, m.vz, m.ecm, m.down = 0, 0, 0, 0, 0, 0, 0
 
