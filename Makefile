@@ -28,8 +28,8 @@ test: $(READY)  ## set up, then run every check: package, lint, types, tests, no
 deep: $(READY)  ## the long checks: slow notebook cells and tests marked `deep`
 	@$(IN) bash .ci/check deep
 
-bless: $(READY)  ## accept the maps that the generator makes now as the golden ones
-	$(BIN)/pytest tests/test_landscape.py -k golden --bless
+bless: $(READY)  ## accept the maps and the battles that are made now as the golden ones
+	$(BIN)/pytest tests/test_landscape.py tests/test_combat.py -k golden --bless
 
 lab: $(READY)  ## open the book in JupyterLab
 	$(BIN)/jupyter lab nbs/index.ipynb
@@ -54,7 +54,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
 		{ echo "make: $(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv" >&2; exit 2; }
 	@rm -f $@
-	@echo "setting up $(VENV): about 1.6 GB and a few minutes, once"
+	@echo "setting up $(VENV): about 1.9 GB and a few minutes, once"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]' </dev/null
 	@touch $@

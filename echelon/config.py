@@ -34,7 +34,7 @@ class Strict(BaseModel):
         try: super().__init__(**values)
         except ValidationError as error: raise ConfigError(expected(type(self), error)) from None
 
-# %% ../nbs/01_config.ipynb #5b4e45d8
+# %% ../nbs/01_config.ipynb #55a050ea
 class Weapon(Strict):
     "What a weapon does"
     range: float = Field(gt=0, le=256)             # vox
@@ -56,7 +56,7 @@ class Weapon(Strict):
     @model_validator(mode='after')
     def flies(self):
         require((self.flight == 'hitscan') == (self.speed == 0),
-                f'flight = {self.flight!r} with speed = {self.speed}: expected a speed of 0 for hitscan alone')
+                f'flight = {self.flight!r}, speed = {self.speed}: expected a speed of 0 for hitscan alone')
         return self
 
 # %% ../nbs/01_config.ipynb #62d20bcc
@@ -113,14 +113,14 @@ CLASSES = dict(
 )
 CLASS_NAMES = tuple(CLASSES)  # the order is the class code: 0 scout, 1 light, 2 medium, 3 heavy
 
-# %% ../nbs/01_config.ipynb #59388767
+# %% ../nbs/01_config.ipynb #0b770268
 class Suite(Strict):
     "What the sensors of a mech can do"
     contacts: int = Field(ge=1, le=20)             # other mechs it keeps apart
     range: float = Field(gt=0, le=2)               # factor of sight and radar
     fidelity: float = Field(gt=0, le=1)            # 1 exact; below it, places and states are blurred
     squad: int = Field(ge=0, le=12)                # mates it keeps apart
-    detail: int = Field(ge=0, le=2)                # of mates: 0 where they are, 1 and how they fare, 2 and their heat
+    detail: int = Field(ge=0, le=2)                # of mates: 0 place, 1 and hit points, 2 and heat, balance
     intel: int = Field(ge=0, le=20)                # of its contacts, how many may come from reports alone
     reports: bool = False                          # its contacts are reported to the pack
 
@@ -202,7 +202,7 @@ class HeuristicConfig(Strict):
     vent_heat: float = Field(.75, ge=0, le=1.4)       # share of capacity above which it vents
     desired_range: float = Field(.8, gt=0, le=1)      # distance it keeps, as a share of its weapon's range
 
-# %% ../nbs/01_config.ipynb #7fd41d57
+# %% ../nbs/01_config.ipynb #d0ffd508
 SHOTS = 8  # of a mech in the air at once
 
 class EnvConfig(Strict):
@@ -250,8 +250,8 @@ class EnvConfig(Strict):
                 f'suites = {tuple(self.suites)}: expected {tuple(SUITES)}')
         for name, w in self.weapons.items():
             need = -(-(w.range/w.speed + self.dt_sim)//w.cooldown) if w.speed else 0
-            require(need <= SHOTS, f'weapons.{name}: {need:.0f} of its shots are in the air at once: expected '
-                    f'at most {SHOTS}; a longer cooldown, a shorter range or a higher speed')
+            require(need <= SHOTS, f'weapons.{name}: {need:.0f} shots in the air: expected at most {SHOTS}; '
+                    'give it a longer cooldown, a shorter range or a higher speed')
         name = 'smallest' if self.world.smallest else 'size'
         room = spawn_room(getattr(self.world, name))
         require(self.team_size <= room,

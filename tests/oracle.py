@@ -219,7 +219,7 @@ class Battle:
     def heat_up(self, m):
         "A5: what heats, then what cools"
         added = {0: 0., 1: 3., 2: 2.}[m.ecm] + {0: 0., 1: -WATER_COOL, 2: LAVA_HEAT}[m.liquid]
-        vents = m.vent and not m.shut and m.down <= 0
+        vents = m.vent and not m.shut and m.down <= 0 and not (m.jet > 0 and m.c.jet > 0)
         happened = dict(vent=vents, water=m.liquid == 1, lava=m.liquid == 2, ecm=m.ecm == 1, eccm=m.ecm == 2)
         for name, fact in happened.items(): self.seen[name] += bool(fact)
         hot = min(m.heat + added*self.dt, MOST_HEAT*m.c.capacity)
@@ -646,6 +646,7 @@ class Battle:
                 if o.team != m.team: o.dealt, o.kills = o.dealt + part*m.taken, o.kills + part*m.died
                 elif o is not m: o.friendly += part*m.taken
         for m in self.living():
+            m.heat = min(m.heat, MOST_HEAT*m.c.capacity)
             if m.died: self.die(m)
 
     def die(self, m):

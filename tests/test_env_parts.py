@@ -92,10 +92,12 @@ def scatter(g, seed=0, dead=.2):
             9), np.maximum(u(-5, 5), 0)
     m['cool0'], m['cool1'], m['alive'], m['shut'] = u(0, .15), u(0,
             .2), rng.random(m.shape) >= dead, rng.random(m.shape) < .1
-    m['down'], m['suppressed'], m['painted'] = np.maximum(u(-9, 3), 0), np.maximum(u(-3, 1), 0), np.maximum(u(-9, 5), 0)
+    for name, low, high in (('down', -9, 3), ('suppressed', -3, 1), ('painted', -9, 5)):
+        m[name] = np.maximum(u(low, high), 0)
     m['leg'], m['ecm'] = c['leg']*np.maximum(u(-.3, 1), 0), rng.integers(0, 3, m.shape)*(m['kind'] == 0)
     g.shot['state'] = rng.random(g.shot.shape) < .02
-    g.shot['target'], g.shot['weapon'] = rng.integers(0, m.shape[1], g.shot.shape), rng.integers(2, 4, g.shot.shape)
+    g.shot['target'] = rng.integers(0, m.shape[1], g.shot.shape)
+    g.shot['weapon'] = rng.integers(2, 4, g.shot.shape)
     m['flying'] = (g.shot['state'] << np.arange(8)).sum(-1)
     g.world['decision'] = rng.integers(0, 480, len(m))
     for name in ('score0', 'score1'): g.world[name] = rng.uniform(0, 60, len(m))
@@ -152,8 +154,8 @@ def oracle(g, w, i):
 
     def mate(j):
         o = M[j]; d = vec(o, 'x', 'y', 'z') - vec(m, 'x', 'y', 'z')
-        return [*near(turned(d)), o['hp']/cl(o)['hp'], o['heat']/cl(o)['capacity'], o['stability']/100, o['down'] > 0,
-                o['kind']/3,
+        return [*near(turned(d)), o['hp']/cl(o)['hp'], o['heat']/cl(o)['capacity'], o['stability']/100,
+                o['down'] > 0, o['kind']/3,
                 o['took'] > 0 or o['dealt'] > 0, rim(o)]
 
     def filled(rows, slots, width):
@@ -172,7 +174,7 @@ def oracle(g, w, i):
     zone = turned(np.array([world['zone_x'] - m['x'], world['zone_y'] - m['y']], float))
     cool = [m[f'cool{k}']/g.weapons[cl(m)[f'weapon{k}']]['cooldown'] if cl(m)[f'weapon{k}'] >= 0 else 0
             for k in range(4)]
-    chased = any(q['state'] == 1 and q['target'] == i and q['weapon'] == 2 
+    chased = any(q['state'] == 1 and q['target'] == i and q['weapon'] == 2
                  for row, shots in enumerate(g.shot[w]) for q in shots if M[row]['team'] != m['team'])
     ego = np.array([m['hp']/cl(m)['hp'], m['leg']/cl(m)['leg'], m['heat']/cl(m)['capacity'],
                     m['suppressed'] > 0, m['stability']/100, m['down'] > 0, m['shut'], m['leg'] <= 0,

@@ -62,7 +62,8 @@ class Field:
         pack, biomes = PACKS[number % 5], BIOMES[number//5 % 5]
         if number % 20 == 19: pack = (1, 5, 3, 1)
         self.rng = np.random.default_rng(number)
-        self.world = make('mech', worlds=1, seed=number, pack=pack, autoreset=False, observation_mode='partial',
+        self.world = make('mech', worlds=1, seed=number, pack=pack, autoreset=False,
+                          observation_mode='partial',
                           world=dict(size=60 if sum(pack) == 10 else 40, pool=1, biomes=biomes))
         self.g, self.config, self.wild = self.world.game_arrays, self.world.config, number % 3 == 0
         self.size, self.n = int(self.g.world['size'][0]), sum(pack)

@@ -43,7 +43,8 @@ def pretend(count=480, size=100, team_size=10, seed=0):
             tick=np.array([5*t]), pos=pos.copy(), heading=np.stack([np.cos(angle), np.sin(angle)], 1),
             half=HALF[kind], team=team, kind=kind, alive=hp > 0, hp=hp.copy(), heat=0*hp,
             fallen=rng.random(n) < .03, shutdown=rng.random(n) < .03,
-            shots=shots, shot_kind=np.zeros(len(shooter), np.uint8), control=t//60 % 3 - 1,
+            shots=shots, shot_team=team[shooter], smoke=np.zeros((t % 3, 3), np.float32),
+            shot_kind=np.zeros(len(shooter), np.uint8), control=t//60 % 3 - 1,
             zone=np.array([0, 3, 8], np.float32), score=np.array([t/8, t/16], np.float32)))
     return frames, terrain
 

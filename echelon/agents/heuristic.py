@@ -7,13 +7,13 @@ __all__ = ['ZERO', 'ONE', 'TINY', 'TURN', 'DISK', 'SPIRAL', 'INNER', 'CHASE', 'H
            'unit', 'downhill', 'spot', 'reach_of', 'arm', 'to_spot', 'wanted', 'freed', 'steering', 'aimed', 'trigger',
            'emit', 'shoot', 'facing', 'fight', 'stumble', 'scripted']
 
-# %% ../../nbs/24_heuristic.ipynb #ada2f82e
+# %% ../../nbs/24_heuristic.ipynb #2bab6a09
 from math import sqrt
 
 import numpy as np
 
 from ..core import draw, kernel
-from ..env.actions import ActionIndex, ready
+from ..env.actions import Act, ready
 from ..env.observations import bears, own_frame
 from ..sim.voxels import column
 from ..sim.mech import ECCM, ECM, HOMING
@@ -161,7 +161,7 @@ def steering(m, c, x, y, dt):
         return ONE if across > 0 else -ONE
     return min(max(across/(c.yaw_rate*dt), -ONE), ONE)
 
-# %% ../../nbs/24_heuristic.ipynb #08326f67
+# %% ../../nbs/24_heuristic.ipynb #49744d43
 @kernel(inline=True)
 def aimed(g, w, i, k):
     "Whether there is something for weapon `k` of mech `i` to shoot at"
@@ -178,7 +178,8 @@ def aimed(g, w, i, k):
         flat, ahead = np.float32(sqrt(dx*dx + dy*dy)), dx*m.hx + dy*m.hy
         room = g.classes[m.kind].half + g.classes[o.kind].half
         if weapon.paint > 0:
-            if seen and o.painted <= 0 and flat - room <= weapon.range and ahead > weapon.cos_arc*flat: return True
+            near = flat - room <= weapon.range and ahead > weapon.cos_arc*flat
+            if seen and o.painted <= 0 and near: return True
         elif bears(g, k, flat, room, ahead, seen, lock): return True
     return False
 
@@ -192,15 +193,15 @@ def trigger(g, w, i, slot, k, cool, budget, chance):
     if draw(world.key, world.decision, g.mech[w, i].place, 10 + slot) >= chance: return 0, budget
     return 1, budget - made
 
-# %% ../../nbs/24_heuristic.ipynb #bbe5676c
+# %% ../../nbs/24_heuristic.ipynb #da4ef40f
 @kernel(inline=True)
 def emit(g, w, i, a):
     "Press the buttons of the jammer and of what clears jamming, where the mech has them"
     m, c = g.mech[w, i], g.classes[g.mech[w, i].kind]
     enemies = known(g, w, i) & ~mates(g, w, i)
     device = ECCM if m.jam > np.float32(.3) else ECM if enemies else 0
-    if c.weapon1 <= ECM: a[ActionIndex.SECONDARY] = ONE if c.weapon1 == device else -ONE
-    if c.weapon2 <= ECM: a[ActionIndex.TERTIARY] = ONE if c.weapon2 == device else -ONE
+    if c.weapon1 <= ECM: a[Act.SECONDARY] = ONE if c.weapon1 == device else -ONE
+    if c.weapon2 <= ECM: a[Act.TERTIARY] = ONE if c.weapon2 == device else -ONE
 
 @kernel(inline=True)
 def shoot(g, w, i, a, chance):
@@ -211,14 +212,14 @@ def shoot(g, w, i, a, chance):
     t, budget = trigger(g, w, i, 2, c.weapon2, m.cool2, budget, chance)
     u, budget = trigger(g, w, i, 3, c.weapon3, m.cool3, budget, chance)
     vent = m.heat > r.vent_heat*c.capacity or (max(p, s, t, u) < 0 and m.heat > np.float32(.3)*c.capacity)
-    a[ActionIndex.PRIMARY] = ONE if p == 1 else -ONE
-    a[ActionIndex.SECONDARY] = ONE if s == 1 else -ONE
-    a[ActionIndex.TERTIARY] = ONE if t == 1 else -ONE
-    a[ActionIndex.SPECIAL] = ONE if u == 1 else -ONE
-    a[ActionIndex.VENT] = ONE if vent else -ONE
+    a[Act.PRIMARY] = ONE if p == 1 else -ONE
+    a[Act.SECONDARY] = ONE if s == 1 else -ONE
+    a[Act.TERTIARY] = ONE if t == 1 else -ONE
+    a[Act.SPECIAL] = ONE if u == 1 else -ONE
+    a[Act.VENT] = ONE if vent else -ONE
     emit(g, w, i, a)
 
-# %% ../../nbs/24_heuristic.ipynb #35bdab1c
+# %% ../../nbs/24_heuristic.ipynb #945b8350
 HEED = np.float32(25.)  # vox: farther enemies do not turn its head
 
 @kernel(inline=True)
@@ -238,12 +239,12 @@ def fight(g, w, i, chance):
     x, y = wanted(g, w, i, j, d)
     lx, ly = facing(g, w, i, j, d, x, y)
     x, y, hop = freed(g, w, i, x, y)
-    a[ActionIndex.FORWARD], a[ActionIndex.STRAFE] = own_frame(x, y, m)
-    a[ActionIndex.JET] = hop
-    a[ActionIndex.YAW] = steering(m, g.classes[m.kind], lx, ly, g.rules[0].decision)
+    a[Act.FORWARD], a[Act.STRAFE] = own_frame(x, y, m)
+    a[Act.JET] = hop
+    a[Act.YAW] = steering(m, g.classes[m.kind], lx, ly, g.rules[0].decision)
     shoot(g, w, i, a, chance)
 
-# %% ../../nbs/24_heuristic.ipynb #b690da0c
+# %% ../../nbs/24_heuristic.ipynb #9368553b
 SCRIPTS = ('heuristic', 'recruit', 'random', 'idle')
 
 @kernel(inline=True)
@@ -251,10 +252,10 @@ def stumble(g, w, i):
     "Write random actions for mech `i`"
     m, a, world = g.mech[w, i], g.action[w, i], g.world[w]
     for k in range(len(a)): a[k] = np.float32(2)*draw(world.key, world.decision, m.place, 10 + k) - ONE
-    for k in range(ActionIndex.PRIMARY, len(a)): a[k] = ONE if a[k] > 0 else -ONE
+    for k in range(Act.PRIMARY, len(a)): a[k] = ONE if a[k] > 0 else -ONE
     side = np.float32(1 - 2*m.team)
-    a[ActionIndex.STRAFE] *= side
-    a[ActionIndex.YAW] *= side
+    a[Act.STRAFE] *= side
+    a[Act.YAW] *= side
 
 # %% ../../nbs/24_heuristic.ipynb #81bb605a
 @kernel(inline=True)

@@ -54,7 +54,7 @@ def legend(columns):
     "The columns as rows of a table"
     return [dict(number=k, **c._asdict()) for k, c in enumerate(columns)]
 
-# %% ../../nbs/21_observations.ipynb #09049433
+# %% ../../nbs/21_observations.ipynb #50bd4e7a
 HERE, MOVING, SHARE = 'd/(d + 20 vox)', '10 vox/s', 'fraction'
 CONTACT = (
     Column('ahead', HERE, -1, 1, 'where it stands, from me'), Column('right', HERE, -1, 1, ''),
@@ -65,10 +65,12 @@ CONTACT = (
     Column('yaw_sin', '', -1, 1, 'positive when turned to my right'),
     Column('hp', SHARE, 0, 1, ''), Column('heat', SHARE, 0, 1.4, 'of its capacity'),
     Column('stability', SHARE, 0, 1, ''),
-    Column('fallen', '0 or 1', 0, 1, 'it lies on the ground'), Column('legged', '0 or 1', 0, 1, 'its legs are gone'),
+    Column('fallen', '0 or 1', 0, 1, 'it lies on the ground'),
+    Column('legged', '0 or 1', 0, 1, 'its legs are gone'),
     Column('hostile', '±1', -1, 1, '+1 an enemy, −1 a mate'),
     *(Column(name, '0 or 1', 0, 1, 'its class') for name in ('scout', 'light', 'medium', 'heavy')),
-    Column('painted', '0 or 1', 0, 1, 'missiles find it'), Column('focus', '0 or 1', 0, 1, 'the target I chose'),
+    Column('painted', '0 or 1', 0, 1, 'missiles find it'),
+    Column('focus', '0 or 1', 0, 1, 'the target I chose'),
     Column('in_sight', '0 or 1', 0, 1, 'an enemy with a clear line to it; 1 for every mate'),
     Column('age', SHARE, 0, 1, 'of a track: 0 known now, 1 after five seconds'),
     Column('closing', MOVING, -2, 2, 'how fast the distance shrinks'),
@@ -88,7 +90,7 @@ SQUAD = (
     Column('zone', HERE, -1, 1, 'its way to the rim of the zone, negative inside'))
 Mate = numbered('Mate', SQUAD)
 
-# %% ../../nbs/21_observations.ipynb #093da55b
+# %% ../../nbs/21_observations.ipynb #c900975d
 def flag(name: str, doc: str = '') -> Column:
     "A column that is 0 or 1"
     return Column(name, '0 or 1', 0, 1, doc)
@@ -96,7 +98,8 @@ def flag(name: str, doc: str = '') -> Column:
 EGO = (
     Column('hp', SHARE, 0, 1, ''), Column('legs', SHARE, 0, 1, ''),
     Column('heat', SHARE, 0, 1.4, 'of its capacity'),
-    flag('suppressed', 'under autocannon fire: stability comes back slowly'), Column('stability', SHARE, 0, 1, ''),
+    flag('suppressed', 'under autocannon fire: stability comes back slowly'),
+    Column('stability', SHARE, 0, 1, ''),
     flag('fallen'),
     Column('shut', '0 or 1', 0, 1, 'shut down by heat'),
     Column('legged', '0 or 1', 0, 1, 'its legs are gone'),
@@ -111,20 +114,22 @@ EGO = (
     Column('under_fire', '0 or 1', 0, 1, 'hit since the last decision'),
     Column('fire_ahead', '', -1, 1, 'unit vector to where the hits came from'),
     Column('fire_right', '', -1, 1, ''),
-    flag('missile', 'one is coming'), Column('sensor_quality', '1.5', 0, 1, ''), Column('jam', SHARE, 0, 1, 'felt here'),
+    flag('missile', 'one is coming'), Column('sensor_quality', '1.5', 0, 1, ''),
+    Column('jam', SHARE, 0, 1, 'felt here'),
     flag('ecm', 'I jam'), flag('eccm', 'I clear'),
     Column('in_zone', '0 or 1', 0, 1, 'stands in the zone and counts'),
     Column('zone_ahead', HERE, -1, 1, 'to the middle of the zone'), Column('zone_right', HERE, -1, 1, ''),
     Column('zone', HERE, -1, 1, 'to the rim of the zone, negative inside'))
 Ego = numbered('Ego', EGO)
 
-# %% ../../nbs/21_observations.ipynb #0c30b2d8
+# %% ../../nbs/21_observations.ipynb #3cc5977f
 SUITES = ('recon', 'skirmish', 'assault', 'fire_support', 'command')
 DESCRIPTOR = (*(Column(s, '0 or 1', 0, 1, 'my suite') for s in SUITES),
               Column('contact_slots', '20', 0, 1, ''), Column('range', '2', 0, 1, 'of eyes and radar'),
               Column('fidelity', SHARE, 0, 1, ''), Column('squad_slots', '12', 0, 1, ''),
               Column('squad_detail', '2', 0, 1, ''), Column('intel_slots', '20', 0, 1, ''),
-              flag('reports', 'others hear of my contacts'), flag('orders', 'I lead'), flag('link', 'I hear others'))
+              flag('reports', 'others hear of my contacts'), flag('orders', 'I lead'),
+              flag('link', 'I hear others'))
 Descriptor = numbered('Descriptor', DESCRIPTOR)
 PANEL = (
     Column('radius', '10 vox', 0, 3.2, 'of the zone'),
@@ -171,7 +176,7 @@ def own_frame(dx, dy, m):
     "A vector of the map as (ahead, right) of mech `m`"
     return dx*m.hx + dy*m.hy, dx*m.hy - dy*m.hx
 
-# %% ../../nbs/21_observations.ipynb #7bcc2c46
+# %% ../../nbs/21_observations.ipynb #c2b6d777
 @kernel(inline=True)
 def bears(g, k, flat, room, ahead, seen, lock):
     "Whether weapon `k` hits `flat` voxels off, `ahead` of them ahead, `room` in the boxes; on sight or lock"
@@ -184,8 +189,10 @@ def bears(g, k, flat, room, ahead, seen, lock):
 @kernel(inline=True)
 def covers(g, c, flat, room, ahead, seen, lock):
     "Whether any weapon of the class `c` does"
-    return bears(g, c.weapon0, flat, room, ahead, seen, lock) or bears(g, c.weapon1, flat, room, ahead, seen, lock) or \
-        bears(g, c.weapon2, flat, room, ahead, seen, lock) or bears(g, c.weapon3, flat, room, ahead, seen, lock)
+    return (bears(g, c.weapon0, flat, room, ahead, seen, lock)
+            or bears(g, c.weapon1, flat, room, ahead, seen, lock)
+            or bears(g, c.weapon2, flat, room, ahead, seen, lock)
+            or bears(g, c.weapon3, flat, room, ahead, seen, lock))
 
 # %% ../../nbs/21_observations.ipynb #4ca2c102
 BLUR, HAZE = np.float32(5.), np.float32(.5)   # vox, and shares of state, from end to end, for a fidelity of 0
@@ -207,10 +214,10 @@ def noise_of(g, w, m, o, age):
     moment = world.decision - int(age/g.rules[0].decision + np.float32(.5))
     return mix(world.key, moment*4096 + m.place*64 + o.place)
 
-# %% ../../nbs/21_observations.ipynb #a4237263
+# %% ../../nbs/21_observations.ipynb #1d02ac42
 @kernel(inline=True)
 def tell_contact(g, w, m, o, t, age, seen, row, at):
-    "Write the contact `o` of mech `m`, known as `t` (TRACK), at column `at`; returns whether `o` could hit `m`"
+    "Write the contact `o` of mech `m`, known as `t` (TRACK), at column `at`; whether `o` could hit `m`"
     c, k, partial = g.classes[o.kind], g.classes[m.kind], g.rules[0].partial
     hostile = o.team != m.team
     dx, dy, dz, vx, vy, vz = t.x - m.x, t.y - m.y, t.z - m.z, t.vx - m.vx, t.vy - m.vy, t.vz - m.vz
@@ -218,7 +225,9 @@ def tell_contact(g, w, m, o, t, age, seen, row, at):
     vague = ONE - g.suites[suite_of(g, m)].fidelity if partial != 0 and hostile else ZERO
     if vague > 0:
         noise, blur, haze = noise_of(g, w, m, o, age), BLUR*vague, HAZE*vague
-        dx += np.float32(1 - 2*m.team)*blur*piece(noise, 0); dy += blur*piece(noise, 1); dz += blur*piece(noise, 2)*np.float32(.2)
+        dx += np.float32(1 - 2*m.team)*blur*piece(noise, 0)
+        dy += blur*piece(noise, 1)
+        dz += blur*piece(noise, 2)*np.float32(.2)
         hp, hot = within(hp + haze*piece(noise, 3), 1), within(hot + haze*piece(noise, 4), 1.4)
         upright = within(upright + haze*piece(noise, 5), 1)
     far = np.float32(sqrt(dx*dx + dy*dy + dz*dz))
@@ -232,7 +241,8 @@ def tell_contact(g, w, m, o, t, age, seen, row, at):
     row[at + Contact.up], row[at + Contact.v_up] = dz*scale, vz*SLOW
     row[at + Contact.yaw_cos], row[at + Contact.yaw_sin] = yaw_cos, yaw_sin
     row[at + Contact.hp], row[at + Contact.heat], row[at + Contact.stability] = hp, hot, upright
-    row[at + Contact.fallen], row[at + Contact.legged] = np.float32(t.flags & 1), np.float32((t.flags >> 1) & 1)
+    row[at + Contact.fallen] = np.float32(t.flags & 1)
+    row[at + Contact.legged] = np.float32((t.flags >> 1) & 1)
     row[at + Contact.hostile] = ONE if hostile else -ONE
     for kind in range(4): row[at + Contact.scout + kind] = ONE if o.kind == kind else ZERO
     row[at + Contact.painted], row[at + Contact.focus] = np.float32((t.flags >> 2) & 1), ZERO
@@ -241,11 +251,12 @@ def tell_contact(g, w, m, o, t, age, seen, row, at):
     row[at + Contact.can_hit], row[at + Contact.nose_on_me] = ZERO, toward*inverse
     if not hostile or age > 0: return False
     if m.focus == o.place + g.world[w].team_size*o.team: row[at + Contact.focus] = ONE
-    flat, room, mine, theirs = np.float32(sqrt(dx*dx + dy*dy)), c.half + k.half, t.flags & 4 != 0, m.painted > 0
-    if covers(g, k, flat, room, ahead, seen, mine and m.quality >= LOCK): row[at + Contact.can_hit] = ONE
-    return seen and covers(g, c, flat, room, toward, seen, theirs)
+    flat, room = np.float32(sqrt(dx*dx + dy*dy)), c.half + k.half
+    lock = t.flags & 4 != 0 and m.quality >= LOCK
+    if covers(g, k, flat, room, ahead, seen, lock): row[at + Contact.can_hit] = ONE
+    return seen and covers(g, c, flat, room, toward, seen, m.painted > 0)
 
-# %% ../../nbs/21_observations.ipynb #4c08b392
+# %% ../../nbs/21_observations.ipynb #cdd0d0a4
 @kernel(inline=True)
 def thought(g, w, i, j):
     "Where what mech `i` knows of row `j` stands in the tracks, and its age: −1 if it knows nothing"
@@ -276,7 +287,8 @@ def drop_rumours(g, w, i, row):
         nearer = 0
         for k in range(n - n*m.team, 2*n - n*m.team):
             if (heard >> np.uint64(k)) & np.uint64(1):
-                nearer += row[At.terrain + k] < row[At.terrain + j] or (k < j and row[At.terrain + k] == row[At.terrain + j])
+                mine, other = row[At.terrain + j], row[At.terrain + k]
+                nearer += other < mine or (k < j and other == mine)
         if nearer >= intel: far |= np.uint64(1) << np.uint64(j)
     for j in range(2*n):
         if (far >> np.uint64(j)) & np.uint64(1): row[At.terrain + j] = NOBODY
@@ -350,7 +362,7 @@ def tell_squad(g, w, i, row):
     for k in range(At.squad + slot*len(SQUAD), At.squad_mask): row[k] = ZERO
     for k in range(MATES): row[At.squad_mask + k] = ONE if k >= slot else ZERO
 
-# %% ../../nbs/21_observations.ipynb #de37be7b
+# %% ../../nbs/21_observations.ipynb #697c6db6
 @kernel(inline=True)
 def left(g, k, cool):
     "Share of the cooldown of weapon `k` that is left, 0 where there is none"
@@ -372,7 +384,7 @@ def chased(g, w, i):
 @kernel(inline=True)
 def tell_suite(g, w, i, row):
     "Write which suite mech `i` carries, and what it does"
-    m, r, at, top = g.mech[w, i], g.rules[0], At.suite_descriptor, np.float32(20)
+    m, at, top = g.mech[w, i], At.suite_descriptor, np.float32(20)
     k = suite_of(g, m)
     own = g.suites[k]
     row[at + k] = ONE
@@ -380,10 +392,11 @@ def tell_suite(g, w, i, row):
     row[at + Descriptor.range], row[at + Descriptor.fidelity] = own.range*np.float32(.5), own.fidelity
     row[at + Descriptor.squad_slots] = own.squad/np.float32(MATES)
     row[at + Descriptor.squad_detail] = own.detail*np.float32(.5)
-    row[at + Descriptor.reports], row[at + Descriptor.orders] = np.float32(own.reports), ONE if k == Descriptor.command else ZERO
+    row[at + Descriptor.reports] = np.float32(own.reports)
+    row[at + Descriptor.orders] = ONE if k == Descriptor.command else ZERO
     row[at + Descriptor.link] = ONE if m.quality >= LINK else ZERO
 
-# %% ../../nbs/21_observations.ipynb #dec6c88a
+# %% ../../nbs/21_observations.ipynb #55517205
 @kernel(inline=True)
 def tell_ego(g, w, i, row, targeted):
     "Write what mech `i` knows of itself, and its suite"
@@ -393,8 +406,10 @@ def tell_ego(g, w, i, row, targeted):
     row[at + Ego.hp], row[at + Ego.legs], row[at + Ego.heat] = m.hp/c.hp, m.leg/c.leg, m.heat/c.capacity
     row[at + Ego.stability], row[at + Ego.shut] = m.stability*PERCENT, np.float32(m.shut)
     row[at + Ego.legged] = ONE if m.leg <= 0 else ZERO
-    row[at + Ego.fallen], row[at + Ego.suppressed] = ONE if m.down > 0 else ZERO, ONE if m.suppressed > 0 else ZERO
-    row[at + Ego.painted], row[at + Ego.missile] = ONE if m.painted > 0 else ZERO, ONE if chased(g, w, i) else ZERO
+    row[at + Ego.fallen] = ONE if m.down > 0 else ZERO
+    row[at + Ego.suppressed] = ONE if m.suppressed > 0 else ZERO
+    row[at + Ego.painted] = ONE if m.painted > 0 else ZERO
+    row[at + Ego.missile] = ONE if chased(g, w, i) else ZERO
     row[at + Ego.sensor_quality], row[at + Ego.jam] = m.quality/np.float32(1.5), m.jam
     row[at + Ego.ecm], row[at + Ego.eccm] = ONE if m.ecm == 1 else ZERO, ONE if m.ecm == 2 else ZERO
     v_ahead, v_right = own_frame(m.vx, m.vy, m)

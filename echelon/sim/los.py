@@ -5,12 +5,10 @@
 # %% auto #0
 __all__ = ['PUFF', 'EYES', 'start_cell', 'clear', 'off_line', 'smoky', 'middle', 'line_clear', 'shot_clear', 'look', 'look_back']
 
-# %% ../../nbs/15_los.ipynb #daa990c9
-from math import ceil, floor, sqrt
-
+# %% ../../nbs/15_los.ipynb #12135b90
 import numpy as np
 
-from ..core import kernel
+from ..core import ceil, floor, kernel
 from .mech import suite_of
 from .voxels import below
 

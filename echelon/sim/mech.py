@@ -19,13 +19,13 @@ from ..core import kernel
 from ..gen.terrain import make_generation
 from .voxels import STEP_UP, Maps, lay, new_land
 
-# %% ../../nbs/13_mech.ipynb #8560aa60
+# %% ../../nbs/13_mech.ipynb #502017e0
 HITSCAN, STRAIGHT, BALLISTIC, HOMING = range(4)
 NUMBERS = ('range', 'damage', 'stability', 'heat', 'target_heat', 'cooldown', 'speed', 'unlocked', 'splash',
            'splash_share', 'paint', 'suppress', 'cloud')   # as in the config
 WEAPON = np.dtype([*((name, 'f4') for name in NUMBERS),
                    ('cos_arc', 'f4'),    # cosine of half the arc
-                   ('flight', 'i4')])    # HITSCAN, STRAIGHT, BALLISTIC or HOMING
+                   ('flight', 'i4')], align=True)    # HITSCAN, STRAIGHT, BALLISTIC or HOMING
 
 def weapon_records(config: EnvConfig) -> np.ndarray:
     "One `WEAPON` record a weapon, in the order of the config"
@@ -34,7 +34,7 @@ def weapon_records(config: EnvConfig) -> np.ndarray:
             for w in config.weapons.values()]
     return np.array(rows, WEAPON)
 
-# %% ../../nbs/13_mech.ipynb #a00f4ef2
+# %% ../../nbs/13_mech.ipynb #9345a138
 SLOTS, NONE, ECM, ECCM = ('primary', 'secondary', 'tertiary', 'special'), -1, -2, -3
 CLASS = np.dtype([('half', 'f4'),        # vox, half the width of the box
                   ('height', 'f4'),      # vox
@@ -43,7 +43,7 @@ CLASS = np.dtype([('half', 'f4'),        # vox, half the width of the box
                   ('jet', 'f4'),         # vox/s²
                   ('hp', 'f4'), ('leg', 'f4'), ('capacity', 'f4'), ('cooling', 'f4'), ('mass', 'f4'),
                   *((f'weapon{k}', 'i4') for k in range(4)),   # index into the weapons, NONE, ECM or ECCM
-                  ('ams', 'i4'), ('suite', 'i4')])             # 1: has point defence; index into the suites
+                  ('ams', 'i4'), ('suite', 'i4')], align=True)   # 1: has point defence; index into the suites
 
 def class_records(config: EnvConfig) -> np.ndarray:
     "One `CLASS` record a class, in the order of `CLASS_NAMES`"
@@ -53,16 +53,17 @@ def class_records(config: EnvConfig) -> np.ndarray:
             for c in config.classes.values()]
     return np.array(rows, CLASS)
 
-# %% ../../nbs/13_mech.ipynb #adc4f514
+# %% ../../nbs/13_mech.ipynb #707d5153
 SUITE = np.dtype([('range', 'f4'), ('fidelity', 'f4'),
-                  *((name, 'i4') for name in ('contacts', 'squad', 'detail', 'intel', 'reports'))])
+                  *((name, 'i4') for name in ('contacts', 'squad', 'detail', 'intel', 'reports'))],
+                 align=True)
 COMMAND = 4   # the suite of a pack's leader
 
 def suite_records(config: EnvConfig) -> np.ndarray:
     "One `SUITE` record a suite, in the order of the config"
     return np.array([tuple(getattr(s, name) for name in SUITE.names) for s in config.suites.values()], SUITE)
 
-# %% ../../nbs/13_mech.ipynb #78adf779
+# %% ../../nbs/13_mech.ipynb #236efacf
 GRAVITY, JET_CEILING, JET_HEAT, DRIVE_TAU = 9.81, 8., 40., .15  # vox/s², vox, heat/s, s
 RULES = np.dtype([('dt', 'f4'), ('decision', 'f4'),          # s: of a tick, of a decision
                   ('ticks', 'i4'),                           # of a decision
@@ -75,9 +76,10 @@ RULES = np.dtype([('dt', 'f4'), ('decision', 'f4'),          # s: of a tick, of 
                   ('goal', 'f4'),                            # points that win the zone
                   ('partial', 'i4'),                         # 1: only who is detected is a contact
                   *((f'w_{name}', 'f4') for name in ('approach', 'zone', 'stand', 'damage', 'kill', 'assist',
-                                                     'paint', 'death', 'friendly', 'overheat', 'win', 'draw', 'loss')),
+                                                     'paint', 'death', 'friendly', 'overheat', 'win', 'draw',
+                                                     'loss')),
                   ('team_share', 'f4'), ('gamma', 'f4'),
-                  ('fire_probability', 'f4'), ('vent_heat', 'f4'), ('desired_range', 'f4')])
+                  ('fire_probability', 'f4'), ('vent_heat', 'f4'), ('desired_range', 'f4')], align=True)
 
 def rules_record(config: EnvConfig) -> np.ndarray:
     "The one `RULES` record, as an array of length 1"
@@ -96,7 +98,7 @@ def rules_record(config: EnvConfig) -> np.ndarray:
     for name, value in values.items(): r[name] = value
     return r
 
-# %% ../../nbs/13_mech.ipynb #57ab712d
+# %% ../../nbs/13_mech.ipynb #c5fd80fe
 MECH = np.dtype([
     # what the others ask for most, in one line of the cache
     ('x', 'f4'), ('y', 'f4'), ('z', 'f4'),       # vox; centre of the map is 0, z is where the feet are
@@ -131,34 +133,35 @@ MECH = np.dtype([
     ('shot_at', 'i4'),                                                       # by its AMS: 8·row + slot, -1
     ('jolt', 'f4'),                                                          # stability owed for a landing
     ('hurt', 'f4'), ('shove', 'f4'),                                         # damage, stability aimed at it
-    ('marked', 'i4'),                                                        # row that painted it before, -1
+    ('marked', 'i4'),                                                        # row whose paint it bears, -1
     ('taken', 'f4'),                                                         # damage it had hp for
-    ('died', 'i4'), ('fell', 'i4'), ('slept', 'i4'), ('stir', 'i4'),         # 1 in the tick of it; of any event
+    ('died', 'i4'), ('fell', 'i4'), ('slept', 'i4'), ('stir', 'i4'),         # 1 in its tick; of any of these
     # what happened since the last decision
     ('shown0', 'i4'), ('shown1', 'i4'), ('shown2', 'i4'), ('shown3', 'i4'),  # pictures: row hit last, -1 none
     ('dealt', 'f4'), ('friendly', 'f4'), ('kills', 'f4'), ('deaths', 'f4'), ('overheats', 'f4'),
-    ('assists', 'f4'), ('aided', 'f4'),                                      # aided: damage by mates, by its paint
+    ('assists', 'f4'), ('aided', 'f4'),                                      # aided: by its paint
     ('took', 'f4'),                                                          # damage suffered
     ('from_x', 'f4'), ('from_y', 'f4'),                                      # sum of damage × its direction
     ('nans', 'i4'),                                                          # NaNs in its action
     ('potential', 'f4')], align=True)                                        # of approach, at last decision
 
-# %% ../../nbs/13_mech.ipynb #7ffda1ba
+# %% ../../nbs/13_mech.ipynb #0a492a6c
 SHOT = np.dtype([('x', 'f4'), ('y', 'f4'), ('z', 'f4'), ('vx', 'f4'), ('vy', 'f4'), ('vz', 'f4'),
                  ('left', 'f4'),                               # s it still flies
                  ('weapon', 'i4'), ('target', 'i4'),           # index; row, -1 none
                  ('state', 'i4'),                              # FREE, FLYING, or BURST in this tick
                  ('struck', 'i4'),                             # row that it met, -1 none
-                 ('a', 'i4'), ('b', 'i4'), ('c', 'i4')])       # voxel that it met, a is -1 for none
+                 ('a', 'i4'), ('b', 'i4'), ('c', 'i4')], align=True)   # voxel that it met, a is -1 for none
 FREE, FLYING, BURST = range(3)
-CLOUD = np.dtype([('x', 'f4'), ('y', 'f4'), ('z', 'f4'), ('left', 'f4')])      # vox, s
+CLOUD = np.dtype([('x', 'f4'), ('y', 'f4'), ('z', 'f4'), ('left', 'f4')], align=True)   # vox, s
 TRACK = np.dtype([('x', 'f4'), ('y', 'f4'), ('z', 'f4'), ('vx', 'f4'), ('vy', 'f4'), ('vz', 'f4'),
                   ('hx', 'f4'), ('hy', 'f4'), ('hp', 'f4'), ('heat', 'f4'), ('stability', 'f4'),
                   ('flags', 'i4'),                             # bits: fallen, legged, painted
-                  ('age', 'f4')])                              # s since it was lost
+                  ('age', 'f4')], align=True)                  # s since it was lost
 KINDS = ('hit', 'kill', 'assist', 'knockdown', 'shutdown', 'intercept', 'paint', 'capture')
 EVENT = np.dtype([('tick', 'i4'), ('kind', 'i4'), ('row', 'i4'), ('other', 'i4'),   # who, whom (-1 nobody)
-                  ('x', 'f4'), ('y', 'f4'), ('z', 'f4'), ('amount', 'f4')])         # where; hit points
+                  ('x', 'f4'), ('y', 'f4'), ('z', 'f4'), ('amount', 'f4')],
+                 align=True)                                                        # where; hit points
 EVENTS = 128   # of a decision; later ones are dropped, and counted
 
 # %% ../../nbs/13_mech.ipynb #6d6bbbd5

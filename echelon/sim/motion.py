@@ -6,12 +6,12 @@
 __all__ = ['LIMP', 'WADE', 'LANDING', 'JOLT', 'WATER', 'LAVA', 'turned', 'steer', 'depth', 'neighbours', 'crowded', 'push',
            'standing', 'drive', 'wade', 'arrive']
 
-# %% ../../nbs/14_motion.ipynb #ee8b55ed
-from math import floor, sqrt
+# %% ../../nbs/14_motion.ipynb #0c9a07fe
+from math import sqrt
 
 import numpy as np
 
-from ..core import kernel
+from ..core import floor, kernel
 from .mech import awake, legged
 from .voxels import CODES, column, fits, footprint, ground, material, stepped
 
@@ -56,10 +56,10 @@ def depth(x, y, z, half, height,       # one box
     if px <= 0 or py <= 0 or z + height <= oz or oz + oheight <= z: return np.float32(0), np.float32(0)
     return px, py
 
-# %% ../../nbs/14_motion.ipynb #112ee156
+# %% ../../nbs/14_motion.ipynb #6d4380c2
 @kernel(inline=True)
 def neighbours(g, w, i):
-    "The living rows close enough to touch mech `i` in this tick, as bits; notes how near an enemy is at least"
+    "The living rows close enough to touch mech `i` in this tick, as bits; notes the nearest enemy"
     m, n, near, foe = g.mech[w, i], g.world[w].team_size, np.uint64(0), np.float32(1e9)
     far = g.classes[m.kind].half + g.rules[0].widest + np.float32(1)
     for j in range(2*n):

@@ -6,18 +6,18 @@
 __all__ = ['EMIT_RANGE', 'JAMS', 'CLEARS', 'WORST', 'BEST', 'LINK', 'RADAR', 'GLOW', 'HOT', 'FORGET', 'apart', 'felt', 'tune',
            'glows', 'sense', 'remember', 'informed', 'recollect', 'know']
 
-# %% ../../nbs/18_sensors.ipynb #f75e0998
+# %% ../../nbs/18_sensors.ipynb #2a4a9593
 from math import sqrt
 
 import numpy as np
 
 from ..core import kernel
 from .los import EYES, middle, smoky
-from .mech import awake, legged, suite_of
+from .mech import legged, suite_of
 
-# %% ../../nbs/18_sensors.ipynb #71d38c17
+# %% ../../nbs/18_sensors.ipynb #434d26af
 EMIT_RANGE, JAMS, CLEARS = np.float32(50.), np.float32(.85), np.float32(.65)   # vox
-WORST, BEST, LINK = np.float32(.25), np.float32(1.5), np.float32(.5)           # quality: least, most, for a link
+WORST, BEST, LINK = np.float32(.25), np.float32(1.5), np.float32(.5)  # quality: least, most, for a link
 
 @kernel(inline=True)
 def apart(g, m, o):
@@ -69,7 +69,7 @@ def sense(g, w, i):
         far = apart(g, m, o)
         if m.sees & bit or far <= radar*radar or o.painted > 0 or glows(g, w, m, o, far): m.direct |= bit
 
-# %% ../../nbs/18_sensors.ipynb #a8be86e1
+# %% ../../nbs/18_sensors.ipynb #9c31f4c8
 FORGET = np.float32(5.)   # s
 
 @kernel(inline=True)
@@ -103,7 +103,8 @@ def recollect(g, w, i, bits):
         bit, track, past = np.uint64(1) << np.uint64(j), g.track[w, place, i], g.track[w, n, j]
         if not m.tracked & bit: continue
         if fresh & bit:
-            track.x, track.y, track.z, track.vx, track.vy, track.vz = past.x, past.y, past.z, past.vx, past.vy, past.vz
+            track.x, track.y, track.z = past.x, past.y, past.z
+            track.vx, track.vy, track.vz = past.vx, past.vy, past.vz
             track.hx, track.hy, track.hp, track.heat = past.hx, past.hy, past.hp, past.heat
             track.stability, track.flags, track.age = past.stability, past.flags, 0
         track.age += dt

@@ -7,12 +7,10 @@ __all__ = ['DEBRIS', 'HEAVY_DEBRIS', 'HEAP', 'KIND', 'HIT', 'KILL', 'ASSIST', 'K
            'CAPTURE', 'tick', 'sights', 'occupied', 'wreck', 'bury', 'note', 'note_hit', 'note_burst', 'note_bits',
            'report', 'hear', 'air', 'settle', 'ticking', 'looking', 'nobody']
 
-# %% ../../nbs/19_sim.ipynb #1f93e760
-from math import ceil, floor
-
+# %% ../../nbs/19_sim.ipynb #898366ac
 import numpy as np
 
-from ..core import kernel
+from ..core import ceil, floor, kernel
 from .los import look, look_back
 from .mech import KINDS
 from .motion import arrive, drive, wade
@@ -144,7 +142,7 @@ def settle(g, w):
     if stirred != 0 or world.smoke: air(g, w)
     world.tick += 1
 
-# %% ../../nbs/19_sim.ipynb #48a384a5
+# %% ../../nbs/19_sim.ipynb #7aff30c8
 def ticking(sync):  # a kernel without arguments: waits until all lanes have come here
     "The tick, compiled for a machine whose lanes wait with `sync`"
     @kernel(inline=True)
@@ -156,7 +154,8 @@ def ticking(sync):  # a kernel without arguments: waits until all lanes have com
         for i in range(lane, n, lanes): arrive(g, w, i)      # they stand there
         sync()
         for i in range(lane, n, lanes): fire(g, w, i)        # triggers become hits and shots in the air
-        for i in range(lane, n, lanes): fly(g, w, i)         # shots fly, and burst at the first thing they meet
+        sync()                                               # nobody moves smoke while others still aim
+        for i in range(lane, n, lanes): fly(g, w, i)         # shots fly, and burst at what they meet
         sync()
         for i in range(lane, n, lanes): pick(g, w, i)        # point defences choose a missile
         if lane == 0: hear(g, w)

@@ -48,7 +48,7 @@ def balance(m, dt):
     else: m.steady = sooner(m.steady, dt)
     if m.down <= 0: m.stability = min(most(m), m.stability + regained(m, dt))
 
-# %% ../../nbs/16_stress.ipynb #41358014
+# %% ../../nbs/16_stress.ipynb #61c50b5c
 EMIT = (np.float32(0), np.float32(3), np.float32(2))        # heat/s of nothing, ECM, ECCM
 SOAK = (np.float32(0), np.float32(-30), np.float32(40))     # heat/s in nothing, water, lava
 MEMORY = 5.                                                 # s that an assist is remembered, at least
@@ -66,13 +66,13 @@ def cool_down(g, w, i):
     "Timers, balance, heat and shutdown of mech `i`"
     m, r, cloud = g.mech[w, i], g.rules[0], g.cloud[w, i]
     cloud.left = sooner(cloud.left, r.dt)
+    m.slept, m.fell, m.jolt = 0, 0, 0
     if m.alive == 0: return
     c, dt = g.classes[m.kind], r.dt
-    m.slept, m.fell, m.jolt = 0, 0, 0
     run_down(m, dt)
     balance(m, dt)
     if g.world[w].tick % int(MEMORY/dt + np.float32(.5)) == 0: m.foes, m.foes_before = np.uint64(0), m.foes
-    venting = m.vent != 0 and awake(m)
+    venting = m.vent != 0 and awake(m) and (m.jet <= 0 or c.jet <= 0)
     heat = min(m.heat + (EMIT[m.ecm] + SOAK[m.liquid])*dt, CAP*c.capacity)
     m.heat = cooled(heat, c.cooling*(VENT if venting else np.float32(1)), dt)
     if m.shut == 0 and m.heat > c.capacity: m.shut, m.slept = 1, 1; m.overheats += np.float32(1)

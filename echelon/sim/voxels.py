@@ -8,13 +8,12 @@ __all__ = ['MATERIAL', 'MATERIALS', 'CODES', 'TABLE', 'MOVE_BITS', 'SIGHT_BITS',
            'new_land', 'coarsen', 'lay', 'listed', 'material', 'alter', 'recall', 'strike', 'rest', 'heap', 'current',
            'squares', 'stock']
 
-# %% ../../nbs/10_voxels.ipynb #3aec6519
-from math import ceil, floor
+# %% ../../nbs/10_voxels.ipynb #28401972
 from typing import NamedTuple
 
 import numpy as np
 
-from ..core import kernel
+from ..core import ceil, floor, kernel
 
 # %% ../../nbs/10_voxels.ipynb #27bec55a
 MATERIAL = np.dtype([('hp', 'f4'), ('move', '?'), ('sight', '?'), ('ruin', 'u1')])
@@ -121,10 +120,10 @@ class Maps(NamedTuple):
     spots: np.ndarray    # float32 [M,n,2]: where the left team starts; the right team mirrors it
     size: np.ndarray     # int32 [M]
 
-# %% ../../nbs/10_voxels.ipynb #e9c190e0
+# %% ../../nbs/10_voxels.ipynb #52a8b818
 CHANGE = np.dtype([('a', 'u1'), ('b', 'u1'), ('z', 'u1'), ('material', 'u1'),  # where, and what is there now
                    ('hp', 'f4'),                                             # what it still bears
-                   ('next', 'i4')])                                          # 1 + place of the column's next
+                   ('next', 'i4')], align=True)                              # 1 + place of the column's next
 CHANGES = 4096  # of one world; what comes later is dropped, and counted
 
 class Land(NamedTuple):

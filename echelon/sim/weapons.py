@@ -10,15 +10,16 @@ __all__ = ['LOCK', 'NEARER', 'CLIMB', 'ALONG', 'GRAVITY', 'NEVER', 'TURN', 'LOFT
            'bear', 'touch', 'collect', 'gather', 'suffer', 'claim', 'worth', 'claim_hit', 'claims', 'assist', 'credit',
            'shatter', 'spend']
 
-# %% ../../nbs/17_weapons.ipynb #95fa5c17
-from math import floor, sqrt
+# %% ../../nbs/17_weapons.ipynb #b2e10cbc
+from math import sqrt
 
 import numpy as np
 
 from ..config import SHOTS
-from ..core import draw, kernel
+from ..core import draw, floor, kernel
 from .los import clear, line_clear, middle, shot_clear, start_cell
 from .mech import BALLISTIC, BURST, FLYING, FREE, HITSCAN, HOMING, awake, sooner
+from .stress import CAP
 from .voxels import below, strike
 
 # %% ../../nbs/17_weapons.ipynb #d99f2db0
@@ -124,20 +125,21 @@ def fire(g, w, i):
     if m.hit2 >= 0: m.shown2 = m.hit2
     if m.hit3 >= 0: m.shown3 = m.hit3
 
-# %% ../../nbs/17_weapons.ipynb #e0ca26c4
+# %% ../../nbs/17_weapons.ipynb #eaf62a7d
 NEVER = np.float32(2.)   # a share of the way beyond its end
 
 @kernel
 def first_wall(mask, k, size,   # uint32 [K,S,S]; which map, and its size
                x0, y0, z0,      # vox: from
                x1, y1, z1):     # vox: to
-    "Share of the way to the first voxel, or out of the map; `NEVER` for none. Then the voxel, −1 −1 −1 for none"
+    "Share of the way to the first voxel or out of the map, `NEVER` for none; the voxel, −1 −1 −1 for none"
     dx, dy, dz, half, one = x1 - x0, y1 - y0, z1 - z0, size//2, np.float32(1)
     a, b = start_cell(x0, dx) + half, start_cell(y0, dy) + half
     sa, sb = (1 if dx > 0 else -1), (1 if dy > 0 else -1)
     ta = (np.float32(a - half + (dx > 0)) - x0)/dx if dx != 0 else NEVER
     tb = (np.float32(b - half + (dy > 0)) - y0)/dy if dy != 0 else NEVER
-    step_a, step_b, t = (one/abs(dx) if dx != 0 else NEVER), (one/abs(dy) if dy != 0 else NEVER), np.float32(0)
+    step_a, step_b = (one/abs(dx) if dx != 0 else NEVER), (one/abs(dy) if dy != 0 else NEVER)
+    t = np.float32(0)
     while True:
         if a < 0 or b < 0 or a >= size or b >= size: return t, -1, -1, -1
         t_next = min(ta, tb, one)
@@ -183,8 +185,8 @@ def first_mech(g, w, i, q, dx, dy, dz):
         if t <= out and t < best: best, found = t, j
     return found, best
 
-# %% ../../nbs/17_weapons.ipynb #6a6f36c4
-TURN, LOFT, CEILING = np.float32(4.), np.float32(.8), np.float32(12.)   # 1/s; vox up for each vox away, at most
+# %% ../../nbs/17_weapons.ipynb #d04b0b3c
+TURN, LOFT, CEILING = np.float32(4.), np.float32(.8), np.float32(12.)   # 1/s; vox up per vox away, at most
 
 @kernel(inline=True)
 def home_in(g, w, q, speed, dt):
@@ -220,7 +222,8 @@ def advance(g, w, i, s):
         if j >= 0 and t_mech <= t: t = t_mech; q.struck = j
         elif t <= 1: q.a, q.b, q.c = a, b, c
         done = min(t, np.float32(1))
-        q.x, q.y, q.z = inside(q.x + dx*done, size), inside(q.y + dy*done, size), max(q.z + dz*done, np.float32(0))
+        q.x, q.y = inside(q.x + dx*done, size), inside(q.y + dy*done, size)
+        q.z = max(q.z + dz*done, np.float32(0))
         if t > 1: return
     elif weapon.cloud == 0: q.state = FREE; m.flying &= ~(1 << s); return
     q.state = BURST
@@ -231,7 +234,7 @@ def advance(g, w, i, s):
 
 @kernel(inline=True)
 def fly(g, w, i):
-    "Let all shots of mech `i` fly, also when it is dead; then note whether anybody else has to hear of this tick"
+    "Let all shots of mech `i` fly, also when it is dead; note whether anybody has to hear of this tick"
     m, s = g.mech[w, i], 0
     m.bursting = 0
     bits = m.flying
@@ -396,7 +399,7 @@ def suffer(g, w, i):
         m.stability = max(np.float32(0), m.stability - m.shove)
         if m.stability <= 0 and m.steady <= 0: m.down, m.fell = DOWN, 1
 
-# %% ../../nbs/17_weapons.ipynb #9a282d39
+# %% ../../nbs/17_weapons.ipynb #3b93830d
 @kernel(inline=True)
 def claim(m, o, i, j, d):
     "Credit mech `m`, row `i`, for a blow of `d` hit points on `o`, row `j`"
@@ -453,13 +456,14 @@ def assist(g, w, i):
 def credit(g, w, i):
     "Credit mech `i` for its hits, and let it be dead if it died"
     m = g.mech[w, i]
+    m.heat = min(m.heat, CAP*g.classes[m.kind].capacity)
     if m.loud != 0: claims(g, w, i)
     if g.world[w].loud != 0: assist(g, w, i)
     m.stir = m.loud | m.bursting | m.fell | m.slept | m.died | (m.shot_at + 1) | (1 if m.helped else 0)
     if m.died != 0:
         m.alive, m.hp, m.vx, m.vy, m.vz, m.ecm, m.down = 0, 0, 0, 0, 0, 0, 0
 
-# %% ../../nbs/17_weapons.ipynb #0960661a
+# %% ../../nbs/17_weapons.ipynb #068c827a
 @kernel
 def shatter(g, w, q):
     "Damage the voxels that a bursting shot reaches"
@@ -473,7 +477,8 @@ def shatter(g, w, q):
         for b in range(max(floor(y - r), 0), min(floor(y + r) + 1, world.size)):
             stands = g.move[w, a, b] | g.sight[w, a, b]
             for c in range(max(floor(q.z - r), 0), min(floor(q.z + r) + 1, most)):
-                if not (stands >> np.uint32(c)) & np.uint32(1) or (a == q.a and b == q.b and c == q.c): continue
+                if not (stands >> np.uint32(c)) & np.uint32(1): continue
+                if a == q.a and b == q.b and c == q.c: continue
                 dx, dy, dz = a + half - x, b + half - y, c + half - q.z
                 d = np.float32(sqrt(dx*dx + dy*dy + dz*dz))
                 if d < r: strike(g, w, a, b, c, weapon.damage*weapon.splash_share*(np.float32(1) - d/r))

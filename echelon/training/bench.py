@@ -56,9 +56,10 @@ def in_turn(jobs: dict,         # name -> function that gives a number
         for name, job in jobs.items(): taken[name].append(job())
     return taken
 
-# %% ../../nbs/53_bench.ipynb #c982ae9f
+# %% ../../nbs/53_bench.ipynb #68cecbcf
 def simulation(worlds: int = 64, seconds: float = 1., repeats: int = 5, **config) -> dict[str, list[float]]:
-    "Agent-steps per second of the mech world on one thread and on all"
+    "Agent-steps per second of the mech world, partly observed, on one thread and on all"
+    config = dict(observation_mode='partial') | config
     world, before = make('mech', worlds=worlds, **config), numba.get_num_threads()
     actions = random_actions(world)
     def on(threads: int) -> float:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['UNIT', 'BANDS', 'SHAPE', 'SIDES', 'CORNERS', 'TRIANGLES', 'LEVELS', 'VISOR', 'HOT', 'WRECK', 'mix_colours', 'ground',
-           'palette', 'bodies', 'squad', 'beams', 'ray', 'owner_colour', 'owner', 'ring', 'seconds', 'headline',
-           'key_frames', 'moving', 'moment', 'controls', 'battle', 'stage', 'film', 'top']
+           'palette', 'bodies', 'squad', 'beams', 'ray', 'clouds', 'owner_colour', 'owner', 'ring', 'seconds',
+           'headline', 'key_frames', 'moving', 'moment', 'controls', 'battle', 'stage', 'film', 'top']
 
 # %% ../../nbs/51_viewer.ipynb #b16775a3
 import numpy as np
@@ -94,14 +94,12 @@ def squad(frame, rows, known, team):
     return body.update(x=x, y=y, z=z, i=tidy(tri[:, 0]), j=tidy(tri[:, 1]), k=tidy(tri[:, 2]),
                        intensity=tidy(shade.ravel()))
 
-# %% ../../nbs/51_viewer.ipynb #cce0b164
+# %% ../../nbs/51_viewer.ipynb #0ede0f40
 def beams(frame):
     "Lines of the shots as two lists of points `[k, 3]`, by team; a row of NaN between two shots"
     ends = frame['shots'].reshape(-1, 2, 3).astype(float)
-    middle = frame['pos'] + frame['half'][:, 1:]*[0, 0, .5]
-    owner = np.linalg.norm(ends[:, :1] - middle[None], axis=-1).argmin(1) if len(ends) else np.zeros(0, int)
     path = np.concatenate([ends, np.full((len(ends), 1, 3), np.nan)], 1)
-    return [path[frame['team'][owner] == t].reshape(-1, 3) for t in range(2)]
+    return [path[np.asarray(frame['shot_team']) == t].reshape(-1, 3) for t in range(2)]
 
 # %% ../../nbs/51_viewer.ipynb #4ce3ccdd
 def ray(path, team):
@@ -109,6 +107,14 @@ def ray(path, team):
     x, y, z = (tidy(np.round(UNIT*path[:, k]).astype(np.float32) if len(path) else [0.]) for k in range(3))
     bright = mix_colours(TEAM[team], '#ffffff', .3)
     return go.Scatter3d(x=x, y=y, z=z, mode='lines', line=dict(color=bright, width=7), hoverinfo='skip')
+
+# %% ../../nbs/51_viewer.ipynb #532d4340
+def clouds(frame):
+    "Smoke as grey discs"
+    at = np.asarray(frame['smoke']).reshape(-1, 3)
+    x, y, z = (tidy(np.round(UNIT*at[:, k]).astype(int) if len(at) else [-9999]) for k in range(3))
+    return go.Scatter3d(x=x, y=y, z=z, mode='markers', hoverinfo='skip',
+                        marker=dict(size=44, color='#9aa3ab', opacity=.45, line=dict(width=0)))
 
 # %% ../../nbs/51_viewer.ipynb #ffa2faf4
 def owner_colour(frame): return {0: BLUE, 1: RED}.get(owner(frame), GREY)
@@ -145,27 +151,28 @@ def headline(frame, tick=.05):  # seconds per tick
     hold = {0: 'blue holds the zone', 1: 'red holds the zone'}.get(owner(frame), 'nobody holds the zone')
     return f'{seconds(frame, tick):.1f} s   {side[0]} : {side[1]}   {hold}'
 
-# %% ../../nbs/51_viewer.ipynb #209ef76f
+# %% ../../nbs/51_viewer.ipynb #110e757b
 def key_frames(frames, keys=200):
     "At most `keys` of the frames, first and last among them; each keeps the shots since the one before"
     step = -(-max(1, len(frames) - 1)//max(1, keys - 1))
     kept = sorted({*range(0, len(frames), step), len(frames) - 1})
-    gather = lambda a, b: np.concatenate([f['shots'].reshape(-1, 6) for f in frames[a + 1:b + 1]])
-    return [{**frames[b], 'shots': gather(a, b)} for a, b in zip([-1, *kept], kept)]
+    def gather(a, b):
+        return {n: np.concatenate([f[n] for f in frames[a + 1:b + 1]]) for n in ('shots', 'shot_team')}
+    return [frames[b] | gather(a, b) for a, b in zip([-1, *kept], kept)]
 
-# %% ../../nbs/51_viewer.ipynb #b564b017
+# %% ../../nbs/51_viewer.ipynb #27efb37b
 def moving(frame, teams, known):
-    "What changes between frames, as six traces: floor and rim of the zone, mechs and beams of both teams"
+    "What changes between frames, seven traces: floor and rim of the zone, mechs and beams by team, smoke"
     packs = [squad(frame, rows, known, t) for t, rows in enumerate(teams)]
-    return [*ring(frame), *packs, *(ray(p, t) for t, p in enumerate(beams(frame)))]
+    return [*ring(frame), *packs, *(ray(p, t) for t, p in enumerate(beams(frame))), clouds(frame)]
 
-# %% ../../nbs/51_viewer.ipynb #4957baed
+# %% ../../nbs/51_viewer.ipynb #3f18438d
 def moment(name, frame, teams, known, tick):
     "A key frame: of each moving trace only what can change"
-    changes = [('color',), ('line',), *[('x', 'y', 'z', 'intensity')]*2, *[('x', 'y', 'z')]*2]
+    changes = [('color',), ('line',), *[('x', 'y', 'z', 'intensity')]*2, *[('x', 'y', 'z')]*3]
     full = [t.to_plotly_json() for t in moving(frame, teams, known)]
     parts = [{'type': d['type'], **{n: d[n] for n in names}} for d, names in zip(full, changes)]
-    return go.Frame(name=name, data=parts, traces=list(range(1, 7)), layout_title_text=headline(frame, tick))
+    return go.Frame(name=name, data=parts, traces=list(range(1, 8)), layout_title_text=headline(frame, tick))
 
 # %% ../../nbs/51_viewer.ipynb #a14f781d
 def controls(names, times, pace):
@@ -225,7 +232,7 @@ def film(world, act=None, w=0):  # `act(world)` gives the action, or None where 
         frames.append({**world.frame(w), 'seconds': len(frames)*world.spec.dt})
     return frames
 
-# %% ../../nbs/51_viewer.ipynb #22380750
+# %% ../../nbs/51_viewer.ipynb #3e9e05f3
 def top(frame, terrain, title=None, tick=.05, height=520):
     "A still from above: heights, zone, wrecks, mechs with their noses, shots dotted"
     high = np.where(~np.isin(terrain, (0, *FLAT)), np.arange(1, terrain.shape[2] + 1), 0).max(2)
@@ -235,7 +242,8 @@ def top(frame, terrain, title=None, tick=.05, height=520):
     dead, ends = ~alive & (half > 0), np.concatenate([pos, pos + 2.2*half[:, None]*nose], 1)
     parts = [heat(high, z='height, voxels', colours=((0, '#f4f5f1'), (1, '#66727e')), low=0),
              circle(x, y, radius, owner_colour(frame), 'zone'),
-             boxes(pos[dead], half[dead], nose[dead], '#7b8087', 'wreck')]
+             boxes(pos[dead], half[dead], nose[dead], '#7b8087', 'wreck'),
+             *(circle(float(a), float(b), 4., '#9aa3ab', 'smoke') for a, b, _ in frame['smoke'])]
     for t, name in enumerate(('blue', 'red')):
         on, path = alive & (team == t), beams(frame)[t][:, :2].reshape(-1, 3, 2)[:, :2]
         parts += [boxes(pos[on], half[on], nose[on], TEAM[t], name), lines(ends[on], INK, '', 1.5),

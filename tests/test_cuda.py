@@ -1,0 +1,221 @@
+"What guards the second machine: CUDA's simulator plays the same battle, and the text compiles for a GPU."
+import importlib.util
+import os
+import pickle
+import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+ROOT, DECISIONS = Path(__file__).resolve().parent.parent, 4
+TOLERANCE = 1e-4   # of a float, absolute below 1 and relative above; integers and bits are equal
+PARAMETERS = 4096  # bytes that every driver lets a kernel take
+
+
+# ---- a battle that is over soon
+
+def battle(machine):
+    "Two packs face to face, all triggers pulled: the game as it opens and after each decision"
+    from echelon.env.env import DECIDE, OPEN
+    from echelon.world import make
+    world = make('mech', worlds=2, seed=5, pack=(1, 1, 1, 1), autoreset=False, observation_mode='partial',
+                 world=dict(size=40, pool=1, biomes=()))
+    g, moments, games = world.game_arrays, [], (np.array([7, 8], np.uint64), np.zeros(2, np.int32))
+    for decision in range(1 + DECISIONS):
+        if decision == 1: face(g)
+        g.action[g.control == 0] = [.3, .2, .5, .1, 1, -1, 1, 1, 1]
+        machine(g, world.shelf.maps, np.full(2, DECIDE if decision else OPEN), *games)
+        moments.append({name: a.copy() for name, a in g._asdict().items()})
+    return moments
+
+
+def face(g):
+    "Both teams in two lines 6 vox apart, some nearly dead; the cloud between them moves away at once"
+    n = g.mech.shape[1]//2
+    row = np.arange(2*n)
+    g.mech['x'], g.mech['y'] = np.where(row < n, -3, 3), 4*(row % n) - 6
+    g.mech['hp'][:, ::3] = 3
+    g.control[1, n:] = [1, 2, 3, 1]
+    smoke, shot, cloud = np.flatnonzero(g.weapons['cloud'] > 0)[0], g.shot[:, 1, 7], g.cloud[:, 1]
+    for name in shot.dtype.names: shot[name] = -1
+    for name, value in dict(x=-18, y=18, z=1, left=.01, weapon=smoke, state=1).items(): shot[name] = value
+    for name, value in dict(x=0, y=0, z=1, left=3).items(): cloud[name] = value
+    g.mech['flying'][:, 1], g.world['smoke'] = 1 << 7, 1 << 1
+
+
+def close(a, b):
+    "Whether two arrays agree: floats within the tolerance, all else exactly"
+    if a.dtype.names: return all(close(a[name], b[name]) for name in a.dtype.names)
+    if a.dtype.kind != 'f': return bool((a == b).all())
+    return bool((abs(a - b) <= TOLERANCE*np.maximum(1, abs(a))).all())
+
+
+def differing(one, two, same=close):
+    "Where two courses of a battle part: (decision, array)"
+    return [(k, name) for k, (a, b) in enumerate(zip(one, two)) for name in a if not same(a[name], b[name])]
+
+
+def equal(a, b):
+    "Whether two arrays are equal to the bit (padding between fields apart)"
+    if a.dtype.names: return all(equal(a[name], b[name]) for name in a.dtype.names)
+    return a.tobytes() == b.tobytes()
+
+
+def open_records(g):
+    "The game for kernels that run as plain Python: `g.mech[w, i].x` reads and writes the same memory"
+    return g._replace(**{name: a.view(np.recarray) for name, a in g._asdict().items() if a.dtype.names})
+
+
+@pytest.fixture(scope='module')
+def told():
+    "The battle as the CPU's driver plays it"
+    from echelon.env.env import play
+    moments = battle(play)
+    world, mech, event = moments[-1]['world'], moments[-1]['mech'], [m['event'] for m in moments]
+    assert (world['over'] == 0).all() and (mech['alive'] == 0).any() and mech['took'].any()
+    assert sum((e['tick'] > 0).sum() for e in event) > 20
+    return moments
+
+
+# ---- numba's simulator of CUDA
+
+def phases():
+    "Every kernel that the drivers call, by the module that names it: what lies between two barriers"
+    from echelon.env import env, gpu
+    from echelon.sim import sim
+    texts = [(sim, sim.tick.py_func), (sim, sim.sights.py_func), (env, env.view.py_func),
+             (env, env.decide.py_func), (gpu, gpu.player().py_func)]
+    return {(module, name) for module, f in texts for name in f.__code__.co_names
+            if hasattr(getattr(module, name, None), 'py_func')}
+
+
+def simulate(out, lanes=3):
+    "Play the battle in the simulator; keep its moments, and the phases with and without a visit"
+    from echelon.env import gpu
+    entered, all_phases = set(), phases()
+    def watched(f, name):
+        def call(*args): entered.add(name); return f(*args)
+        return call
+    for module, name in all_phases: setattr(module, name, watched(getattr(module, name), name))
+    gpu.player.cache_clear()
+    def machine(g, maps, todo, keys, slots):
+        gpu.player()[len(todo), lanes](open_records(g), maps, todo, keys, slots)
+    moments = battle(machine)
+    Path(out).write_bytes(pickle.dumps((moments, sorted(entered), sorted(name for _, name in all_phases))))
+
+
+def elsewhere(*args, **env):
+    "Run a function of this file in a process of its own"
+    run = subprocess.run([sys.executable, __file__, *map(str, args)], cwd=ROOT,
+                         env=os.environ | dict(PYTHONPATH=str(ROOT)) | env,
+                         capture_output=True, text=True, timeout=600)
+    assert run.returncode == 0, run.stderr[-3000:]
+    return run.stdout
+
+
+def test_simulator_plays_the_same_battle(told, tmp_path):
+    elsewhere('simulate', tmp_path/'battle', NUMBA_ENABLE_CUDASIM='1')
+    moments, entered, expected = pickle.loads((tmp_path/'battle').read_bytes())
+    assert entered == expected and len(entered) > 25
+    assert differing(told, moments) == []
+
+
+# ---- one lane after the other, in both orders: whoever reads what another lane writes sees a difference
+
+class Turns:
+    "Lanes that run one at a time, each up to the next barrier"
+    def __init__(self, order): self.order, self.now, self.change = list(order), 0, threading.Condition()
+
+    def wait(self):
+        "A barrier: the next lane goes on"
+        me = threading.current_thread().lane
+        with self.change:
+            self.now = (self.now + 1) % len(self.order)
+            self.change.notify_all()
+            self.change.wait_for(lambda: self.order[self.now] == me)
+
+    def run(self, f, *args):
+        "All lanes through `f(*args, lane, lanes)`"
+        failed = []
+        def lane():
+            me = threading.current_thread().lane
+            with self.change: self.change.wait_for(lambda: self.order[self.now] == me)
+            try: f(*args, np.int64(me), np.int64(len(self.order)))
+            except Exception as e: failed.append(e)
+            with self.change: self.now = (self.now + 1) % len(self.order); self.change.notify_all()
+        threads = [threading.Thread(target=lane, daemon=True) for _ in self.order]
+        for k, t in enumerate(threads): t.lane = k; t.start()
+        for t in threads: t.join(60)
+        assert not failed and not any(t.is_alive() for t in threads), failed
+
+
+@pytest.mark.parametrize('order', [range(8), range(7, -1, -1), [4, 1, 3, 0, 2]], ids=str)
+def test_lanes_may_run_in_any_order(told, order):
+    from echelon.env.env import DECIDE, deciding, play, viewing
+    from echelon.sim.sim import looking, ticking
+    turns = Turns(order)
+    view = viewing(turns.wait, looking(turns.wait).py_func).py_func
+    decide = deciding(turns.wait, ticking(turns.wait).py_func, view).py_func
+    def machine(g, maps, todo, keys, slots):
+        if todo[0] != DECIDE: return play(g, maps, todo, keys, slots)
+        for w in range(len(todo)): turns.run(decide, open_records(g), np.int64(w))
+    assert differing(told, battle(machine), equal) == []
+
+
+# ---- machine code for a GPU that is not here
+
+def compiled():
+    "PTX for sm_90 of the CUDA driver"
+    import numba
+    from numba import cuda
+    from numba.cuda import cuda_paths, dispatcher
+    from echelon.config import EnvConfig
+    from echelon.env.gpu import player
+    from echelon.sim.mech import new_game
+    from echelon.sim.voxels import Maps
+    dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=(9, 0))
+    cuda_paths._get_nvrtc_path = lambda: None   # the compiler of CUDA C++, which nothing here asks
+    zeros = lambda kind, *shape: np.zeros(shape, kind)
+    maps = Maps(zeros('u1', 1, 40, 40, 20), zeros('u4', 1, 40, 40), zeros('u4', 1, 40, 40),
+                zeros('u1', 1, 20, 20), zeros('u4', 1, 20, 20), zeros('u2', 1, 40, 40),
+                zeros('f4', 1, 3), zeros('f4', 1, 4, 2), zeros('i4', 1))
+    args = new_game(EnvConfig(pack=(1, 1, 1, 1)), maps), maps, zeros('i8', 1), zeros('u8', 1), zeros('i4', 1)
+    ptx, _ = cuda.compile(player().py_func, numba.void(*map(numba.typeof, args)), cc=(9, 0), output='ptx',
+                          device=False, abi='numba')
+    print(ptx.decode() if isinstance(ptx, bytes) else ptx)
+
+
+@pytest.mark.skipif(importlib.util.find_spec('numba_cuda') is None, reason='numba-cuda is not installed')
+def test_compiles_for_a_gpu():
+    ptx = elsewhere('compiled', NUMBA_FORCE_CUDA_CC='9.0', NUMBA_ENABLE_CUDASIM='0')
+    code = re.sub(r'_ZN\w+', 'name', ptx)
+    count = lambda pattern: len(re.findall(pattern, code, re.M))
+    print(f'PTX: {len(code)/1e6:.1f} MB without names, {count("$")} lines, {count("bar.sync")} barriers, '
+          f'{count("ld[.a-z]*[.]u8")} loads of a byte')
+    assert '.target sm_90' in code and count(r'\.entry') == 1
+    assert count(r'bar\.sync') >= 20  # of a tick 8, of sights 5 twice, of a decision 3, of opening 1
+    assert count(r'^\s*call') == 0               # all is pasted into one kernel: nothing of Python, no stack
+    assert 8*count(r'^\s*\.param') <= PARAMETERS
+    assert count(r'ld[.a-z]*\.u8') < 200         # records are aligned: numbers are read whole, not by bytes
+
+
+# ---- a GPU that is here
+
+@pytest.mark.gpu
+def test_gpu_plays_the_same_battle(told):
+    from numba import cuda
+    if not cuda.is_available(): pytest.skip('no CUDA device')
+    from echelon.env import gpu
+    def machine(g, maps, todo, keys, slots):
+        on_card = gpu.uploaded(g)
+        gpu.player()[len(todo), gpu.LANES](on_card, gpu.uploaded(maps), todo, keys, slots)
+        gpu.downloaded(on_card, g)
+    assert differing(told[:2], battle(machine)[:2]) == []   # later, chance and thresholds part them
+
+
+if __name__ == '__main__': dict(simulate=simulate, compiled=compiled)[sys.argv[1]](*sys.argv[2:])
