@@ -73,7 +73,7 @@ def test_every_frame_has_the_same_parts(shown):
     frames, terrain, fig, bundle = shown
     d = bundle['application/vnd.plotly.v1+json']
     kept = key_frames(frames)
-    assert len(d['frames']) == len(kept) <= 200 and len(d['data']) == 7
+    assert len(d['frames']) == len(kept) <= 200 and len(d['data']) == 8
     first = d['frames'][0]
     for f in d['frames']:
         assert f['traces'] == first['traces'] and 'x' not in f['data'][0]
