@@ -1,7 +1,6 @@
 "What guards the second machine: CUDA's simulator plays the same battle, and the text compiles for a GPU."
 import importlib.util
 import os
-import pickle
 import re
 import subprocess
 import sys
@@ -106,7 +105,8 @@ def simulate(out, lanes=3):
     def machine(g, maps, todo, keys, slots):
         gpu.player()[len(todo), lanes](open_records(g), maps, todo, keys, slots)
     moments = battle(machine)
-    Path(out).write_bytes(pickle.dumps((moments, sorted(entered), sorted(name for _, name in all_phases))))
+    arrays = {f'{k} {name}': a for k, moment in enumerate(moments) for name, a in moment.items()}
+    np.savez(out, **arrays, entered=sorted(entered), phases=sorted(name for _, name in all_phases))
 
 
 def elsewhere(*args, **env):
@@ -119,9 +119,11 @@ def elsewhere(*args, **env):
 
 
 def test_simulator_plays_the_same_battle(told, tmp_path):
-    elsewhere('simulate', tmp_path/'battle', NUMBA_ENABLE_CUDASIM='1')
-    moments, entered, expected = pickle.loads((tmp_path/'battle').read_bytes())
-    assert entered == expected and len(entered) > 25
+    elsewhere('simulate', tmp_path/'battle.npz', NUMBA_ENABLE_CUDASIM='1')
+    with np.load(tmp_path/'battle.npz', allow_pickle=False) as kept:
+        moments = [{name: kept[f'{k} {name}'] for name in moment} for k, moment in enumerate(told)]
+        entered = kept['entered'].tolist()
+        assert entered == kept['phases'].tolist() and len(entered) > 25
     assert differing(told, moments) == []
 
 

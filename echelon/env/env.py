@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['view', 'decide', 'REST', 'OPEN', 'DECIDE', 'TAIL', 'forget', 'count', 'tally_zone', 'viewing', 'deciding', 'play',
-           'possible', 'flyable', 'buildable', 'MechWorld']
+           'possible', 'flyable', 'buildable', 'drawn', 'MechWorld']
 
 # %% ../../nbs/25_env.ipynb #944d9d07
 import numpy as np
@@ -161,9 +161,22 @@ def buildable(changes: np.ndarray,  # CHANGE [W,CHANGES], from anybody
     places = np.stack([w, c['a'], c['b'], c['z']], -1)
     return bool(good.all()) and len(np.unique(places, axis=0)) == len(places)
 
-# %% ../../nbs/25_env.ipynb #6f4197ea
+# %% ../../nbs/25_env.ipynb #dfa90b7a
 TAIL = .12  # s of its flight that a picture shows behind a shot
 
+def drawn(g, w: int) -> np.ndarray:
+    "Shots of world `w` since the last decision, `float32 [n,8]`: from x y z, to x y z, team, weapon"
+    m, c = g.mech[w], g.classes[g.mech[w]['kind']]
+    body = np.stack([m['x'], m['y'], m['z'] + c['height']/2], -1)
+    lines = [(*body[i], *body[m[f'shown{k}'][i]], m['team'][i], c[f'weapon{k}'][i])
+             for k in range(4) for i in np.flatnonzero(m[f'shown{k}'] >= 0)]
+    rows, slots = np.nonzero(g.shot[w]['state'] == FLYING)
+    q = g.shot[w][rows, slots]
+    at, way = (np.stack([q[n + a] for a in 'xyz'], -1) for n in ('', 'v'))
+    lines += [(*(p - TAIL*v), *p, m['team'][i], k) for p, v, i, k in zip(at, way, rows, q['weapon'])]
+    return np.array(lines, np.float32).reshape(-1, 8)
+
+# %% ../../nbs/25_env.ipynb #6a0a770f
 class MechWorld(World):
     "Battles of two teams of mechs; see the contract in `echelon.world.World`"
     config: EnvConfig
@@ -274,14 +287,7 @@ class MechWorld(World):
         g = self.game_arrays
         m, world = g.mech[w], g.world[w]
         c = g.classes[m['kind']]
-        body = np.stack([m['x'], m['y'], m['z'] + c['height']/2], -1)
-        rays = [(*body[i], *body[m[f'shown{k}'][i]], m['team'][i], c[f'weapon{k}'][i])
-                for k in range(4) for i in np.flatnonzero(m[f'shown{k}'] >= 0)]
-        rows, slots = np.nonzero(g.shot[w]['state'] == FLYING)
-        q = g.shot[w][rows, slots]
-        at, tail = (np.stack([q[n + a] for a in 'xyz'], -1) for n in ('', 'v'))
-        rays += [(*(p - TAIL*v), *p, m['team'][i], k) for p, v, i, k in zip(at, tail, rows, q['weapon'])]
-        rays = np.array(rays, np.float32).reshape(-1, 8)
+        rays = drawn(g, w)
         smoke = g.cloud[w][g.cloud[w]['left'] > 0]
         return dict(tick=world['tick'], pos=np.stack([m['x'], m['y'], m['z']], -1),
                     heading=np.stack([m['hx'], m['hy']], -1), half=np.stack([c['half'], c['height']], -1),

@@ -145,7 +145,7 @@ MECH = np.dtype([
     ('nans', 'i4'),                                                          # NaNs in its action
     ('potential', 'f4')], align=True)                                        # of approach, at last decision
 
-# %% ../../nbs/13_mech.ipynb #0a492a6c
+# %% ../../nbs/13_mech.ipynb #1e425b4e
 SHOT = np.dtype([('x', 'f4'), ('y', 'f4'), ('z', 'f4'), ('vx', 'f4'), ('vy', 'f4'), ('vz', 'f4'),
                  ('left', 'f4'),                               # s it still flies
                  ('weapon', 'i4'), ('target', 'i4'),           # index; row, -1 none
@@ -159,7 +159,7 @@ TRACK = np.dtype([('x', 'f4'), ('y', 'f4'), ('z', 'f4'), ('vx', 'f4'), ('vy', 'f
                   ('flags', 'i4'),                             # bits: fallen, legged, painted
                   ('age', 'f4')], align=True)                  # s since it was lost
 KINDS = ('hit', 'kill', 'assist', 'knockdown', 'shutdown', 'intercept', 'paint', 'capture')
-EVENT = np.dtype([('tick', 'i4'), ('kind', 'i4'), ('row', 'i4'), ('other', 'i4'),   # who, whom (-1 nobody)
+EVENT = np.dtype([('tick', 'i4'), ('kind', 'i4'), ('row', 'i4'), ('other', 'i4'),   # who, whom; -1 nobody
                   ('x', 'f4'), ('y', 'f4'), ('z', 'f4'), ('amount', 'f4')],
                  align=True)                                                        # where; hit points
 EVENTS = 128   # of a decision; later ones are dropped, and counted

@@ -22,8 +22,8 @@ def cooled(heat,     # now
     "Heat after `dt` seconds of cooling"
     return max(np.float32(0), heat - rate*dt)
 
-# %% ../../nbs/16_stress.ipynb #9a106f7f
-UPRIGHT, FALL, STEADY = np.float32(10.), np.float32(3.), np.float32(2.)   # per s, s, s
+# %% ../../nbs/16_stress.ipynb #cc97ce3a
+UPRIGHT, FALL, STEADY = np.float32(10.), np.float32(3.), np.float32(2.)   # per s; s on the ground; s
 
 @kernel(inline=True)
 def most(m):
