@@ -73,10 +73,10 @@ WEAPONS = dict(
     smoke     = Weapon(range=20., heat=10., cooldown=5., arc=180., flight='straight', speed=15., cloud=10.),
 )
 
-# %% ../nbs/01_config.ipynb #8386e476
+# %% ../nbs/01_config.ipynb #53cedb27
 class MechClass(Strict):
     "What a class of mech can do"
-    width: float = Field(gt=0, lt=8)               # vox, of the square box
+    width: float = Field(gt=1, lt=8)               # vox, of the square box
     height: float = Field(gt=0, lt=8)              # vox
     speed: float = Field(gt=0, le=10)              # vox/s
     yaw_rate: float = Field(gt=0, le=6)            # rad/s

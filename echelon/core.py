@@ -6,8 +6,8 @@
 __all__ = ['ConfigError', 'require', 'source', 'imported', 'source_key', 'cache_root', 'kernel', 'floor', 'ceil', 'scrambled',
            'mix', 'draw']
 
-# %% ../nbs/00_core.ipynb #f1cd63dc
-import ast, hashlib, importlib.util, math, sys
+# %% ../nbs/00_core.ipynb #e832b01d
+import ast, hashlib, importlib.util, sys
 from functools import cache, partial
 from pathlib import Path
 
@@ -31,19 +31,19 @@ def source(module: str) -> str:
     spec = importlib.util.find_spec(module)
     return Path(spec.origin).read_text() if spec and spec.origin and spec.origin.endswith('.py') else ''
 
-# %% ../nbs/00_core.ipynb #b7b53004
+# %% ../nbs/00_core.ipynb #914ea4b3
 def imported(module: str) -> set[str]:
-    "Names of the modules of the same package that `module` imports"
-    package, found = module.partition('.')[0], set()
+    "Names of the modules of the same package, and of ours, that `module` imports"
+    packages, found = (module.partition('.')[0], __name__.partition('.')[0]), set()
     for node in ast.walk(ast.parse(source(module))):
         if isinstance(node, ast.Import): found |= {a.name for a in node.names}
         if isinstance(node, ast.ImportFrom):
             name = '.'*node.level + (node.module or '')
             base = importlib.util.resolve_name(name, module.rpartition('.')[0])
-            spec = importlib.util.find_spec(base) if base.split('.')[0] == package else None
+            spec = importlib.util.find_spec(base) if base.split('.')[0] in packages else None
             folder = spec is not None and spec.submodule_search_locations is not None
             found |= {base} | {f'{base}.{a.name}' for a in node.names if folder}
-    return {m for m in found if m.startswith(package + '.') and source(m)}
+    return {m for m in found if m.startswith(tuple(f'{p}.' for p in packages)) and source(m)}
 
 # %% ../nbs/00_core.ipynb #dd8f5eea
 @cache
@@ -73,16 +73,18 @@ def kernel(function=None,    # a plain Python function over numbers, records and
     return numba.njit(nogil=True, cache=lasting, parallel=parallel, forceinline=inline, _nrt=not inline,
                       error_model='numpy')(function)
 
-# %% ../nbs/00_core.ipynb #c017cf4d
+# %% ../nbs/00_core.ipynb #0c5f5b07
 @kernel(inline=True)
 def floor(x):
     "The whole number at or below `x`, as an integer on every machine"
-    return int(math.floor(x))
+    k = int(x)
+    return k - (k > x)
 
 @kernel(inline=True)
 def ceil(x):
     "The whole number at or above `x`, as an integer on every machine"
-    return int(math.ceil(x))
+    k = int(x)
+    return k + (k < x)
 
 # %% ../nbs/00_core.ipynb #62c10d69
 @kernel

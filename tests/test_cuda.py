@@ -184,7 +184,7 @@ def compiled():
     cuda_paths._get_nvrtc_path = lambda: None   # the compiler of CUDA C++, which nothing here asks
     zeros = lambda kind, *shape: np.zeros(shape, kind)
     maps = Maps(zeros('u1', 1, 40, 40, 20), zeros('u4', 1, 40, 40), zeros('u4', 1, 40, 40),
-                zeros('u1', 1, 20, 20), zeros('u4', 1, 20, 20), zeros('u2', 1, 40, 40),
+                zeros('u4', 1, 40, 40), zeros('u8', 1, 20, 20), zeros('u2', 1, 40, 40),
                 zeros('f4', 1, 3), zeros('f4', 1, 4, 2), zeros('i4', 1))
     args = new_game(EnvConfig(pack=(1, 1, 1, 1)), maps), maps, zeros('i8', 1), zeros('u8', 1), zeros('i4', 1)
     ptx, _ = cuda.compile(player().py_func, numba.void(*map(numba.typeof, args)), cc=(9, 0), output='ptx',

@@ -222,8 +222,9 @@ def patch(g, w, m):
             x, y = m['x'] + ahead*m['hx'] + right*m['hy'], m['y'] + ahead*m['hy'] - right*m['hx']
             if abs(x) >= S/2 or abs(y) >= S/2: continue
             p, q = (math.floor(x) + S//2)//2, (math.floor(y) + S//2)//2
-            out[0, a, b] = np.clip((float(g.ground[w, p, q]) - m['z'])/8, -1, 1)
-            out[1, a, b] = bin((int(g.cover[w, p, q]) >> math.floor(m['z'])) & 15).count('1')/4
+            sight, high = int(g.relief[w, p, q]) & 0xFFFFFFFF, int(g.relief[w, p, q]) >> 40
+            out[0, a, b] = np.clip((high - m['z'])/8, -1, 1)
+            out[1, a, b] = bin((sight >> math.floor(m['z'])) & 15).count('1')/4
     return out.ravel()
 
 
@@ -250,7 +251,7 @@ def test_observation_against_the_oracle(pack, size):
     g = game(2, pack, size)
     for seed in range(3):
         scatter(g, seed)
-        g.obs[:] = np.nan
+        g.obs[:], g.told[:] = np.nan, (ob.CONTACTS, ob.MATES)   # nothing in the row is known to be zero
         observe_all(g, 2)
         for w in range(2):
             for i in range(g.mech.shape[1]):

@@ -27,11 +27,14 @@ def bits(voxels, blocks):
 
 
 def squares(move, sight):
-    "The coarse maps the slow way"
+    "What follows from the masks, the slow way: squares of 2×2 columns from each column on, and the coarse map"
+    wide = np.pad(move, [(0, 1), (0, 1)])
+    joined = wide[:-1, :-1] | wide[1:, :-1] | wide[:-1, 1:] | wide[1:, 1:]
     four = lambda a: a.reshape(len(a)//2, 2, len(a)//2, 2)
     join = lambda a: np.bitwise_or.reduce(np.bitwise_or.reduce(four(a), 3), 1)
     filled = (join(move)[..., None] >> np.arange(32, dtype=np.uint32)) & 1
-    return filled.cumprod(2).sum(2).astype(np.uint8), join(sight)
+    high = filled.cumprod(2).sum(2).astype(np.uint64)
+    return joined, join(sight).astype(np.uint64) | high << np.uint64(40)
 
 
 def check(made, recipe):
@@ -40,7 +43,7 @@ def check(made, recipe):
     assert voxels.shape == (S, S, recipe.height) and voxels.max() < len(MATERIALS)
     move, sight = bits(voxels, MOVE), bits(voxels, SIGHT)
     assert (made.move[0] == move).all() and (made.sight[0] == sight).all()
-    for mine, slow in zip((made.ground[0], made.cover[0]), squares(move, sight)): assert (mine == slow).all()
+    for mine, slow in zip((made.joined[0], made.relief[0]), squares(move, sight)): assert (mine == slow).all()
     x, y = np.meshgrid(*[np.arange(S) + .5 - S/2]*2, indexing='ij')
     zone = np.hypot(x - zx, y - zy) <= r
     assert not move[zone].any() and not sight[zone].any() and not np.isin(voxels[zone], LIQUID).any()
@@ -218,7 +221,7 @@ def honest(world, w):
     g, s = world.game_arrays, int(world.game_arrays.world['size'][w])
     voxels = world.terrain(w)
     move, sight = bits(voxels, MOVE), bits(voxels, SIGHT)
-    pairs = zip((g.move[w, :s, :s], g.sight[w, :s, :s], g.ground[w, :s//2, :s//2], g.cover[w, :s//2, :s//2]),
+    pairs = zip((g.move[w, :s, :s], g.sight[w, :s, :s], g.joined[w, :s, :s], g.relief[w, :s//2, :s//2]),
                 (move, sight, *squares(move, sight)))
     listed = {(c['a'], c['b']) for c in g.changes[w, :g.changed[w, 0]]}
     return all((a == b).all() for a, b in pairs) and set(zip(*np.nonzero(g.head[w]))) == listed

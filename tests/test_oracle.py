@@ -145,6 +145,8 @@ class Field:
             turn = math.atan2(o.hx*dy - o.hy*dx, o.hx*dx + o.hy*dy)
             m['turn'], m['forward'] = np.clip(turn*3 + rng.normal(0, .3), -1, 1), rng.uniform(-.6, 1)
             m['strafe'], m['jet'] = rng.uniform(-1, 1), rng.uniform(0, 1)*(rng.uniform() < .4)
+            length = max(1., math.hypot(m['forward'], m['strafe']))    # as wishes are decoded
+            m['forward'], m['strafe'] = m['forward']/length, m['strafe']/length
             for k in range(4): m[f'fire{k}'] = rng.uniform() < (.85 if k < 3 else .05)
             m['vent'], m['focus'] = rng.uniform() < .08, rng.integers(2*self.n) if rng.uniform() < .4 else -1
             m['ecm'] = rng.integers(3) if b.awake(o) else 0

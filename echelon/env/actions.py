@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['Act', 'ACTION', 'May', 'ActionIndex', 'MaskIndex', 'clipped', 'pressed', 'emits', 'decode', 'ready', 'write_mask']
 
-# %% ../../nbs/20_actions.ipynb #c8d1cfcb
+# %% ../../nbs/20_actions.ipynb #b9025e76
 from collections import namedtuple
 from enum import IntEnum
-from math import isnan
+from math import isnan, sqrt
 from typing import Any
 
 import numpy as np
@@ -74,7 +74,7 @@ def emits(a, c, device):
             or (a[Act.TERTIARY] > 0 and c.weapon2 == device)
             or (a[Act.SPECIAL] > 0 and c.weapon3 == device))
 
-# %% ../../nbs/20_actions.ipynb #301197dc
+# %% ../../nbs/20_actions.ipynb #d0d3a324
 @kernel(inline=True)
 def decode(g, w, i):
     "Turn the action row of mech `i` into its wishes; returns how many numbers were NaN"
@@ -84,8 +84,9 @@ def decode(g, w, i):
     if m.alive == 0: return 0
     for k in range(len(a)): nans += isnan(a[k])
     c = g.classes[m.kind]
-    m.forward = clipped(a[Act.FORWARD], -1)
-    m.strafe = clipped(a[Act.STRAFE], -1)
+    forward, strafe = clipped(a[Act.FORWARD], -1), clipped(a[Act.STRAFE], -1)
+    length = max(np.float32(sqrt(forward*forward + strafe*strafe)), np.float32(1))
+    m.forward, m.strafe = forward/length, strafe/length
     m.jet = clipped(a[Act.JET], 0) if c.jet > 0 else np.float32(0)
     m.turn = clipped(a[Act.YAW], -1)
     m.vent = 1 if a[Act.VENT] > 0 else 0

@@ -6,7 +6,7 @@
 __all__ = ['view', 'decide', 'REST', 'OPEN', 'DECIDE', 'TAIL', 'forget', 'count', 'tally_zone', 'viewing', 'deciding', 'play',
            'possible', 'flyable', 'buildable', 'drawn', 'MechWorld']
 
-# %% ../../nbs/25_env.ipynb #944d9d07
+# %% ../../nbs/25_env.ipynb #700f6d4a
 import numpy as np
 from numba import prange
 
@@ -15,7 +15,7 @@ from ..config import EnvConfig, spawn_room
 from ..core import kernel, mix, require
 from .actions import ACTION, decode, write_mask
 from .objective import judge, score
-from .observations import LAYOUT, observe
+from .observations import CONTACTS, LAYOUT, MATES, observe
 from .rewards import TERMS, earn, prime, share
 from ..gen.terrain import Recipe, Shelf
 from ..sim.mech import FLYING, new_game, open_game, widest
@@ -112,7 +112,7 @@ def play(g, maps, todo,  # [W]: REST, OPEN or DECIDE
             view(g, w, 0, 1)
             for i in range(2*g.world[w].team_size): prime(g, w, i)
 
-# %% ../../nbs/25_env.ipynb #006f1ad3
+# %% ../../nbs/25_env.ipynb #604c51b7
 def possible(mech: np.ndarray,   # MECH [W,N], from anybody
              size: np.ndarray,   # [W], of the maps
              known: np.ndarray   # MECH [.,N], of a world of the same config
@@ -126,7 +126,7 @@ def possible(mech: np.ndarray,   # MECH [W,N], from anybody
     good &= (mech['z'] >= 0) & (mech['z'] <= 60)
     for name in ('ecm', 'liquid'): good &= (mech[name] >= 0) & (mech[name] <= 2)
     good &= np.all([(mech[name] >= -1) & (mech[name] < mech.shape[1]) for name in rows], 0)
-    same = all((mech[name] == known[name][0]).all() for name in ('kind', 'team', 'place'))
+    same = all((mech[name] == known[name][0]).all() for name in ('kind', 'team', 'place', 'suite'))
     return same and bool(good.all())
 
 def flyable(shot: np.ndarray,    # SHOT [W,N,8], from anybody
@@ -176,7 +176,7 @@ def drawn(g, w: int) -> np.ndarray:
     lines += [(*(p - TAIL*v), *p, m['team'][i], k) for p, v, i, k in zip(at, way, rows, q['weapon'])]
     return np.array(lines, np.float32).reshape(-1, 8)
 
-# %% ../../nbs/25_env.ipynb #6a0a770f
+# %% ../../nbs/25_env.ipynb #daa272ed
 class MechWorld(World):
     "Battles of two teams of mechs; see the contract in `echelon.world.World`"
     config: EnvConfig
@@ -196,6 +196,8 @@ class MechWorld(World):
         self.game_arrays = g = new_game(config, self.shelf.maps, num_worlds, terms=len(TERMS))._replace(
             action=self.action, action_mask=self.action_mask, obs=self.obs, alive=self.alive,
             control=self.control, reward=self.reward)
+        self.obs = g.obs.view()
+        self.obs.flags.writeable = False    # it remembers what is told in it
         self._state = dict(world=g.world, mech=g.mech, shot=g.shot, cloud=g.cloud, track=g.track,
                            event=g.event, deal=self.deal, sizes=self.sizes,
                            changes=g.changes, changed=g.changed)
@@ -232,6 +234,8 @@ class MechWorld(World):
         self.alive[mask] = True
         play(self.game_arrays, self.shelf.maps, np.where(mask, OPEN, REST), keys, slots)
 
+    def _arrays(self): return super()._arrays() | dict(obs=self.game_arrays.obs)   # `obs` itself is read-only
+
     def _accept(self, state):
         live = state['game'] >= 0
         state = {name: state[name][live] for name in self._state}
@@ -260,6 +264,7 @@ class MechWorld(World):
                 f'below 0, or on another map than 0 to {pool - 1}')
 
     def _resume(self):
+        self.game_arrays.told[:] = CONTACTS, MATES
         slots = self._slots(self.deal)
         for w, slot in enumerate(slots): recall(self.game_arrays, self.shelf.maps, w, slot)
 

@@ -12,7 +12,7 @@ from ..core import kernel
 from ..sim.mech import awake
 from ..sim.voxels import footprint, ground
 
-# %% ../../nbs/22_objective.ipynb #c087d9d3
+# %% ../../nbs/22_objective.ipynb #90e17090
 FEET = np.float32(4.)  # vox above the ground, at most
 
 @kernel(inline=True)
@@ -23,7 +23,7 @@ def stands(g, w, i):
     dx, dy = m.x - world.zone_x, m.y - world.zone_y
     if dx*dx + dy*dy > world.zone_r*world.zone_r: return False
     if m.grounded != 0: return True
-    return m.z - ground(footprint(g.move, w, world.size, m.x, m.y, g.classes[m.kind].half),
+    return m.z - ground(footprint(g.joined, w, world.size, m.x, m.y, g.classes[m.kind].half),
                         m.z) <= FEET
 
 # %% ../../nbs/22_objective.ipynb #5f25d80d

@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['NEAR', 'RISE', 'WIDE', 'SLOW', 'PERCENT', 'ONE', 'ZERO', 'TINY', 'NOBODY', 'HERE', 'MOVING', 'SHARE', 'CONTACT',
            'Contact', 'SQUAD', 'Mate', 'EGO', 'Ego', 'SUITES', 'DESCRIPTOR', 'Descriptor', 'PANEL', 'Panel', 'CONTACTS',
-           'MATES', 'PATCH', 'CELL', 'LAYOUT', 'At', 'OBS_DIM', 'FLAT_OBS_DIM', 'BLUR', 'HAZE', 'AREA', 'HALF',
-           'BEYOND', 'AHEAD', 'RIGHT', 'nearness', 'Column', 'numbered', 'legend', 'flag', 'laid', 'columns_at',
-           'own_frame', 'bears', 'covers', 'piece', 'within', 'noise_of', 'tell_contact', 'thought', 'tell_distances',
-           'drop_rumours', 'tell_side', 'tell_contacts', 'to_rim', 'tell_squad', 'left', 'chased', 'tell_suite',
-           'tell_ego', 'tell_panel', 'outward', 'aim', 'look_up', 'tell_terrain', 'observe']
+           'MATES', 'PATCH', 'CELL', 'LAYOUT', 'At', 'OBS_DIM', 'FLAT_OBS_DIM', 'BLUR', 'HAZE', 'AREA', 'HALF', 'AHEAD',
+           'RIGHT', 'nearness', 'Column', 'numbered', 'legend', 'flag', 'laid', 'columns_at', 'own_frame', 'bears',
+           'covers', 'wipe', 'piece', 'within', 'noise_of', 'tell_contact', 'thought', 'sort_team', 'rumoured',
+           'tell_contacts', 'to_rim', 'tell_squad', 'left', 'tell_suite', 'tell_ego', 'tell_panel', 'outward', 'aim',
+           'look_up', 'tell_terrain', 'tell_nothing', 'observe']
 
-# %% ../../nbs/21_observations.ipynb #40756298
+# %% ../../nbs/21_observations.ipynb #51656cc2
 from collections import namedtuple
 from dataclasses import replace
 from math import sqrt
@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..core import kernel, mix
-from ..sim.mech import HOMING, suite_of
+from ..sim.mech import HOMING
 from ..sim.sensors import LINK
 from ..sim.voxels import footprint, ground
 from ..sim.weapons import LOCK
@@ -194,6 +194,12 @@ def covers(g, c, flat, room, ahead, seen, lock):
             or bears(g, c.weapon2, flat, room, ahead, seen, lock)
             or bears(g, c.weapon3, flat, room, ahead, seen, lock))
 
+# %% ../../nbs/21_observations.ipynb #79ce51cb
+@kernel(inline=True)
+def wipe(row, at, start, end):
+    "Zero the columns from `start` to `end`, counted from `at`"
+    for k in range(at + start, at + end): row[k] = ZERO
+
 # %% ../../nbs/21_observations.ipynb #4ca2c102
 BLUR, HAZE = np.float32(5.), np.float32(.5)   # vox, and shares of state, from end to end, for a fidelity of 0
 
@@ -214,7 +220,7 @@ def noise_of(g, w, m, o, age):
     moment = world.decision - int(age/g.rules[0].decision + np.float32(.5))
     return mix(world.key, moment*4096 + m.place*64 + o.place)
 
-# %% ../../nbs/21_observations.ipynb #1d02ac42
+# %% ../../nbs/21_observations.ipynb #d8d941bd
 @kernel(inline=True)
 def tell_contact(g, w, m, o, t, age, seen, row, at):
     "Write the contact `o` of mech `m`, known as `t` (TRACK), at column `at`; whether `o` could hit `m`"
@@ -222,7 +228,7 @@ def tell_contact(g, w, m, o, t, age, seen, row, at):
     hostile = o.team != m.team
     dx, dy, dz, vx, vy, vz = t.x - m.x, t.y - m.y, t.z - m.z, t.vx - m.vx, t.vy - m.vy, t.vz - m.vz
     hp, hot, upright = t.hp, t.heat, t.stability
-    vague = ONE - g.suites[suite_of(g, m)].fidelity if partial != 0 and hostile else ZERO
+    vague = ONE - g.suites[m.suite].fidelity if partial != 0 and hostile else ZERO
     if vague > 0:
         noise, blur, haze = noise_of(g, w, m, o, age), BLUR*vague, HAZE*vague
         dx += np.float32(1 - 2*m.team)*blur*piece(noise, 0)
@@ -256,7 +262,7 @@ def tell_contact(g, w, m, o, t, age, seen, row, at):
     if covers(g, k, flat, room, ahead, seen, lock): row[at + Contact.can_hit] = ONE
     return seen and covers(g, c, flat, room, toward, seen, m.painted > 0)
 
-# %% ../../nbs/21_observations.ipynb #cdd0d0a4
+# %% ../../nbs/21_observations.ipynb #97dd0049
 @kernel(inline=True)
 def thought(g, w, i, j):
     "Where what mech `i` knows of row `j` stands in the tracks, and its age: −1 if it knows nothing"
@@ -268,62 +274,49 @@ def thought(g, w, i, j):
     return n, j, -ONE
 
 @kernel(inline=True)
-def tell_distances(g, w, i, row):
-    "Write the squared distance of every mech that `i` knows of into the first columns of the terrain"
-    m = g.mech[w, i]
-    for j in range(2*g.world[w].team_size):
+def sort_team(g, w, i, row, first):
+    "Sort the team from row `first` on by distance from mech `i`, the unknown last; distances into the terrain"
+    m, far, order = g.mech[w, i], row[At.terrain:], g.order[w, i]
+    for k in range(first, first + g.world[w].team_size):
+        j, p = order[k], k
         a, b, age = thought(g, w, i, j)
         t = g.track[w, a, b]
         dx, dy, dz = t.x - m.x, t.y - m.y, t.z - m.z
-        row[At.terrain + j] = dx*dx + dy*dy + dz*dz if age >= 0 else NOBODY
+        d = dx*dx + dy*dy + dz*dz if age >= 0 else NOBODY
+        while p > first and (far[p - 1] > d or (far[p - 1] == d and order[p - 1] > j)):
+            far[p], order[p] = far[p - 1], order[p - 1]
+            p -= 1
+        far[p], order[p] = d, j
 
+# %% ../../nbs/21_observations.ipynb #9afc496c
 @kernel(inline=True)
-def drop_rumours(g, w, i, row):
-    "Take out of the distances who is known from reports alone, but for the nearest few"
-    m, n, far = g.mech[w, i], g.world[w].team_size, np.uint64(0)
-    heard, intel = m.known & ~m.direct, g.suites[suite_of(g, g.mech[w, i])].intel
-    for j in range(n - n*m.team, 2*n - n*m.team):
-        if not (heard >> np.uint64(j)) & np.uint64(1): continue
-        nearer = 0
-        for k in range(n - n*m.team, 2*n - n*m.team):
-            if (heard >> np.uint64(k)) & np.uint64(1):
-                mine, other = row[At.terrain + j], row[At.terrain + k]
-                nearer += other < mine or (k < j and other == mine)
-        if nearer >= intel: far |= np.uint64(1) << np.uint64(j)
-    for j in range(2*n):
-        if (far >> np.uint64(j)) & np.uint64(1): row[At.terrain + j] = NOBODY
+def rumoured(g, w, i):
+    "The enemies that mech `i` knows of from reports alone, as bits, and how many of them its suite can take"
+    m = g.mech[w, i]
+    return (m.known & ~m.direct if g.rules[0].partial != 0 else np.uint64(0)), g.suites[m.suite].intel
 
-# %% ../../nbs/21_observations.ipynb #a3849f00
-@kernel(inline=True)
-def tell_side(g, w, i, row, first, start, slots):
-    "Write the team from row `first` on into slots from `start` on; gives the next slot; if one could hit me"
-    m, n, bits, at = g.mech[w, i], g.world[w].team_size, g.mech[w, i].sees, At.terrain
-    count, targeted = start, False
-    for j in range(first, first + n):
-        far, slot = row[at + j], start
-        if far == NOBODY: continue
-        for k in range(first, first + n): slot += (row[at + k] < far) | ((row[at + k] == far) & (k < j))
-        count += 1
-        if slot >= slots: continue
-        seen = (bits >> np.uint64(j)) & np.uint64(1) != np.uint64(0)
-        a, b, age = thought(g, w, i, j)
-        targeted |= tell_contact(g, w, m, g.mech[w, j], g.track[w, a, b], age, seen, row, slot*len(CONTACT))
-    return count, targeted
-
-# %% ../../nbs/21_observations.ipynb #834ce74d
 @kernel(inline=True)
 def tell_contacts(g, w, i, row):
     "Write all contacts and their mask; returns whether an enemy in sight could hit me"
-    n, team, slots = g.world[w].team_size, g.mech[w, i].team, CONTACTS
-    tell_distances(g, w, i, row)
-    if g.rules[0].partial != 0:
-        slots = g.suites[suite_of(g, g.mech[w, i])].contacts
-        drop_rumours(g, w, i, row)
-    count, targeted = tell_side(g, w, i, row, n - n*team, 0, slots)
-    count, _ = tell_side(g, w, i, row, n*team, count, slots)
-    count = min(count, slots)
-    for k in range(count*len(CONTACT), CONTACTS*len(CONTACT)): row[k] = ZERO
-    for k in range(CONTACTS): row[At.contact_mask + k] = ONE if k >= count else ZERO
+    m, n, slots, slot, targeted = g.mech[w, i], g.world[w].team_size, CONTACTS, 0, False
+    if g.rules[0].partial != 0: slots = g.suites[m.suite].contacts
+    rumours, room = rumoured(g, w, i)
+    sort_team(g, w, i, row, 0)
+    sort_team(g, w, i, row, n)
+    for p in range(2*n):
+        k = p + n - n*m.team if p + n - n*m.team < 2*n else p - n      # enemies first
+        j, one = g.order[w, i, k], np.uint64(1)
+        if row[At.terrain + k] == NOBODY or slot == slots: continue
+        if (rumours >> np.uint64(j)) & one:
+            room -= 1
+            if room < 0: continue
+        seen = (m.sees >> np.uint64(j)) & one != np.uint64(0)
+        a, b, age = thought(g, w, i, j)
+        targeted |= tell_contact(g, w, m, g.mech[w, j], g.track[w, a, b], age, seen, row, slot*len(CONTACT))
+        slot += 1
+    wipe(row, 0, slot*len(CONTACT), g.told[w, i, 0]*len(CONTACT))
+    for k in range(CONTACTS): row[At.contact_mask + k] = ONE if k >= slot else ZERO
+    g.told[w, i, 0] = slot
     return targeted
 
 # %% ../../nbs/21_observations.ipynb #50bac22b
@@ -334,14 +327,14 @@ def to_rim(world, m):
     d = np.float32(sqrt(dx*dx + dy*dy)) - world.zone_r
     return d*nearness(abs(d))
 
-# %% ../../nbs/21_observations.ipynb #c41e18a8
+# %% ../../nbs/21_observations.ipynb #092ab0be
 @kernel(inline=True)
 def tell_squad(g, w, i, row):
     "Write the living mates and their mask, as many and as closely as the suite allows"
     m, world, slot, slots, detail = g.mech[w, i], g.world[w], 0, MATES, 2
     n = world.team_size
     if g.rules[0].partial != 0:
-        own = g.suites[suite_of(g, m)]
+        own = g.suites[m.suite]
         slots, detail = own.squad, own.detail
     for j in range(n*m.team, n*m.team + n):
         o = g.mech[w, j]
@@ -359,33 +352,21 @@ def tell_squad(g, w, i, row):
         row[at + Mate.engaged] = some if o.took > 0 or o.dealt > 0 else ZERO
         row[at + Mate.zone] = to_rim(world, o)
         slot += 1
-    for k in range(At.squad + slot*len(SQUAD), At.squad_mask): row[k] = ZERO
+    wipe(row, At.squad, slot*len(SQUAD), g.told[w, i, 1]*len(SQUAD))
+    g.told[w, i, 1] = slot
     for k in range(MATES): row[At.squad_mask + k] = ONE if k >= slot else ZERO
 
-# %% ../../nbs/21_observations.ipynb #697c6db6
+# %% ../../nbs/21_observations.ipynb #3f8bb0ee
 @kernel(inline=True)
 def left(g, k, cool):
     "Share of the cooldown of weapon `k` that is left, 0 where there is none"
     return cool/g.weapons[k].cooldown if k >= 0 else ZERO
 
 @kernel(inline=True)
-def chased(g, w, i):
-    "Whether an enemy missile flies at mech `i`"
-    n = g.world[w].team_size
-    first = n - n*g.mech[w, i].team
-    for j in range(first, first + n):
-        bits, k = g.mech[w, j].flying, 0
-        while bits:
-            q = g.shot[w, j, k]
-            if bits & 1 and q.target == i and g.weapons[q.weapon].flight == HOMING: return True
-            bits >>= 1; k += 1
-    return False
-
-@kernel(inline=True)
 def tell_suite(g, w, i, row):
     "Write which suite mech `i` carries, and what it does"
     m, at, top = g.mech[w, i], At.suite_descriptor, np.float32(20)
-    k = suite_of(g, m)
+    k = m.suite
     own = g.suites[k]
     row[at + k] = ONE
     row[at + Descriptor.contact_slots], row[at + Descriptor.intel_slots] = own.contacts/top, own.intel/top
@@ -396,7 +377,7 @@ def tell_suite(g, w, i, row):
     row[at + Descriptor.orders] = ONE if k == Descriptor.command else ZERO
     row[at + Descriptor.link] = ONE if m.quality >= LINK else ZERO
 
-# %% ../../nbs/21_observations.ipynb #55517205
+# %% ../../nbs/21_observations.ipynb #b9284267
 @kernel(inline=True)
 def tell_ego(g, w, i, row, targeted):
     "Write what mech `i` knows of itself, and its suite"
@@ -409,13 +390,13 @@ def tell_ego(g, w, i, row, targeted):
     row[at + Ego.fallen] = ONE if m.down > 0 else ZERO
     row[at + Ego.suppressed] = ONE if m.suppressed > 0 else ZERO
     row[at + Ego.painted] = ONE if m.painted > 0 else ZERO
-    row[at + Ego.missile] = ONE if chased(g, w, i) else ZERO
+    row[at + Ego.missile] = np.float32((world.hunted >> np.uint64(i)) & np.uint64(1))
     row[at + Ego.sensor_quality], row[at + Ego.jam] = m.quality/np.float32(1.5), m.jam
     row[at + Ego.ecm], row[at + Ego.eccm] = ONE if m.ecm == 1 else ZERO, ONE if m.ecm == 2 else ZERO
     v_ahead, v_right = own_frame(m.vx, m.vy, m)
     row[at + Ego.v_ahead], row[at + Ego.v_right], row[at + Ego.v_up] = v_ahead*SLOW, v_right*SLOW, m.vz*SLOW
     if m.grounded == 0:
-        under = footprint(g.move, w, world.size, m.x, m.y, c.half)
+        under = footprint(g.joined, w, world.size, m.x, m.y, c.half)
         row[at + Ego.height] = (m.z - ground(under, m.z))/RISE
     row[at + Ego.yaw_cos], row[at + Ego.yaw_sin] = side*m.hx, side*m.hy
     row[at + Ego.cool_primary] = left(g, c.weapon0, m.cool0)
@@ -435,17 +416,12 @@ def tell_ego(g, w, i, row, targeted):
     row[at + Ego.zone_ahead], row[at + Ego.zone_right] = zone_ahead*scale, zone_right*scale
     tell_suite(g, w, i, row)
 
-# %% ../../nbs/21_observations.ipynb #bb3e6b6c
+# %% ../../nbs/21_observations.ipynb #7d3628eb
 @kernel(inline=True)
 def tell_panel(g, w, i, row):
     "Write what the whole team knows"
     world, rules, team, at = g.world[w], g.rules[0], g.mech[w, i].team, At.panel
-    n, bits, known = world.team_size, np.uint64(0), np.uint64(0)
-    for j in range(n*team, n*team + n):
-        m = g.mech[w, j]
-        bits |= m.sees
-        known |= m.known | m.tracked
-    theirs, enemies = ((np.uint64(1) << np.uint64(n)) - np.uint64(1)) << np.uint64(n - n*team), 0
+    n, known, enemies = world.team_size, world.known0 if team == 0 else world.known1, 0
     while known: known &= known - np.uint64(1); enemies += 1
     mine, other = (world.score0, world.score1) if team == 0 else (world.score1, world.score0)
     living = world.living0 if team == 0 else world.living1
@@ -455,11 +431,10 @@ def tell_panel(g, w, i, row):
     row[at + Panel.time_left] = ONE - np.float32(world.decision)/np.float32(rules.limit)
     row[at + Panel.living] = np.float32(living)/np.float32(n)
     row[at + Panel.living_enemies] = np.float32(enemies)/np.float32(n)
-    row[at + Panel.alert] = ONE if bits & theirs != np.uint64(0) else ZERO
+    row[at + Panel.alert] = np.float32(world.alert0 if team == 0 else world.alert1)
 
-# %% ../../nbs/21_observations.ipynb #8cf65aa0
+# %% ../../nbs/21_observations.ipynb #75603aa8
 AREA, HALF = PATCH*PATCH, np.float32(.5)
-BEYOND = np.float32(64*16 + 15)             # beyond the edge: 64 high, four voxels that hide
 AHEAD = np.repeat(np.arange(PATCH) - PATCH//2, PATCH).astype(np.float32)*np.float32(CELL)
 RIGHT = np.tile(np.arange(PATCH) - PATCH//2, PATCH).astype(np.float32)*np.float32(CELL)
 
@@ -468,37 +443,34 @@ def outward(q, edge):
     "The coarse cell of a coordinate if it were positive; the mirror image of a cell `c` is `edge - 1 - c`"
     return np.float32(np.int32((edge + abs(q))*HALF))
 
-# %% ../../nbs/21_observations.ipynb #3952c888
+# %% ../../nbs/21_observations.ipynb #54d5f6ad
 @kernel(inline=True)
-def aim(row, x, y, hx, hy, edge, stride):  # coarse cells: half the map's width, and a row in memory
-    "Write into the second layer which cell of the coarse maps each cell shows; −1 beyond the edge"
+def aim(row, x, y, hx, hy, edge, stride, beyond):  # coarse cells: half the map, a row in memory, the last
+    "Write into the second layer which cell of the coarse map each cell shows, `beyond` outside"
     for c in range(AREA):
         qx, qy = x + AHEAD[c]*hx + RIGHT[c]*hy, y + AHEAD[c]*hy - RIGHT[c]*hx
         a, b = outward(qx, edge), outward(qy, edge)
         inside = (a < edge) & (b < edge)
         a, b = (a if qx >= ZERO else edge - ONE - a), (b if qy >= ZERO else edge - ONE - b)
-        row[At.terrain + AREA + c] = stride*a + b if inside else -ONE
+        row[At.terrain + AREA + c] = stride*a + b if inside else beyond
 
-# %% ../../nbs/21_observations.ipynb #f9af0fdd
+# %% ../../nbs/21_observations.ipynb #8cc6f640
 @kernel(inline=True)
 def look_up(g, w, row, low):
     "Write into the first layer what stands there, as 16·height + four bits of the sight mask from `low` up"
     for c in range(At.terrain, At.terrain + AREA):
-        cell = np.int32(row[c + AREA])
-        if cell < 0: row[c] = BEYOND
-        else:
-            at = np.uint32(cell)    # rows of a map lie one behind the other: counted from its first
-            bits = (g.cover[w, 0, at] >> low) & np.uint32(15)
-            row[c] = np.float32(np.int32(bits | np.uint32(g.ground[w, 0, at]) << np.uint32(4)))
+        cell = g.relief[w, 0, np.uint32(np.int32(row[c + AREA]))]   # rows lie one behind the other
+        both = (cell >> low) & np.uint64(15) | cell >> np.uint64(36)   # the bits from 36 to 39 are zero
+        row[c] = np.float32(np.int32(both))
 
-# %% ../../nbs/21_observations.ipynb #426c218a
+# %% ../../nbs/21_observations.ipynb #696ef4f2
 @kernel(inline=True)
 def tell_terrain(g, w, i, row):
     "Write the two layers of the terrain patch"
     m, world = g.mech[w, i], g.world[w]
-    z = m.z
-    aim(row, m.x, m.y, m.hx, m.hy, np.float32(world.size//2), np.float32(g.cover.shape[2]))
-    look_up(g, w, row, np.uint32(max(z, ZERO)))
+    z, rows, stride = m.z, g.relief.shape[1] - 1, g.relief.shape[2]
+    aim(row, m.x, m.y, m.hx, m.hy, np.float32(world.size//2), np.float32(stride), np.float32(rows*stride))
+    look_up(g, w, row, np.uint64(min(max(z, ZERO), np.float32(32))))
     for c in range(At.terrain, At.terrain + AREA):
         both = np.int32(row[c])
         pairs = (both & np.int32(5)) + ((both >> np.int32(1)) & np.int32(5))            # bits set, two by two
@@ -506,15 +478,21 @@ def tell_terrain(g, w, i, row):
         row[c] = min(max((np.float32(both >> np.int32(4)) - z)/RISE, -ONE), ONE)
         row[c + AREA] = np.float32(hidden)*np.float32(.25)
 
-# %% ../../nbs/21_observations.ipynb #e17b04e5
+# %% ../../nbs/21_observations.ipynb #2672db58
+@kernel(inline=True)
+def tell_nothing(g, w, i, row):
+    "Write the row of a dead mech but for the panel; it stays like this"
+    for k in range(len(row)): row[k] = ZERO
+    for k in range(At.contact_mask, At.squad): row[k] = ONE
+    for k in range(At.squad_mask, At.ego): row[k] = ONE
+    g.told[w, i, 0], g.told[w, i, 1] = -1, 0
+
 @kernel(inline=True)
 def observe(g, w, i):
     "Write the observation of mech `i`"
     row = g.obs[w, i]
     if g.mech[w, i].alive == 0:
-        for k in range(len(row)): row[k] = ZERO
-        for k in range(At.contact_mask, At.squad): row[k] = ONE
-        for k in range(At.squad_mask, At.ego): row[k] = ONE
+        if g.told[w, i, 0] >= 0: tell_nothing(g, w, i, row)
     else:
         targeted = tell_contacts(g, w, i, row)
         tell_squad(g, w, i, row)

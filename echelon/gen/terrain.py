@@ -375,10 +375,10 @@ def regenerate(recipe: Recipe | dict | str) -> Maps:
             f'recipe {recipe.key}: hash = {recipe.hash!r}: expected {known.hash!r}')
     return made
 
-# %% ../../nbs/12_terrain.ipynb #44c92cc1
+# %% ../../nbs/12_terrain.ipynb #e83c9f02
 def stacked(made: list[Maps], size: int) -> Maps:
     "Maps as one, padded to `size`"
-    wide = dict(voxels=size, move=size, sight=size, flow=size, ground=size//2, cover=size//2)
+    wide = dict(voxels=size, move=size, sight=size, flow=size, joined=size, relief=size//2)
     def pad(name, a):
         n = wide.get(name, 0) - (a.shape[1] if name in wide else 0)
         return np.pad(a, [(0, 0), (0, n), (0, n)] + [(0, 0)]*(a.ndim - 3)) if n else a

@@ -7,7 +7,7 @@ __all__ = ['HITSCAN', 'STRAIGHT', 'BALLISTIC', 'HOMING', 'NUMBERS', 'WEAPON', 'S
            'COMMAND', 'GRAVITY', 'JET_CEILING', 'JET_HEAT', 'DRIVE_TAU', 'RULES', 'MECH', 'SHOT', 'FREE', 'FLYING',
            'BURST', 'CLOUD', 'TRACK', 'KINDS', 'EVENT', 'EVENTS', 'WORLD', 'weapon_records', 'class_records',
            'suite_records', 'rules_record', 'Game', 'pack_kinds', 'widest', 'some_maps', 'new_game', 'awake', 'sooner',
-           'legged', 'suite_of', 'open_game']
+           'legged', 'open_game']
 
 # %% ../../nbs/13_mech.ipynb #c9e1b7df
 from typing import NamedTuple
@@ -98,7 +98,7 @@ def rules_record(config: EnvConfig) -> np.ndarray:
     for name, value in values.items(): r[name] = value
     return r
 
-# %% ../../nbs/13_mech.ipynb #c5fd80fe
+# %% ../../nbs/13_mech.ipynb #bfe5141d
 MECH = np.dtype([
     # what the others ask for most, in one line of the cache
     ('x', 'f4'), ('y', 'f4'), ('z', 'f4'),       # vox; centre of the map is 0, z is where the feet are
@@ -113,7 +113,7 @@ MECH = np.dtype([
     ('prey', 'u8'), ('helped', 'u8'),            # whom it killed in this tick, and helped to kill
     ('hp', 'f4'), ('leg', 'f4'), ('stability', 'f4'),
     ('cool0', 'f4'), ('cool1', 'f4'), ('cool2', 'f4'), ('cool3', 'f4'),      # s until a weapon is ready
-    ('place', 'i4'),                                                         # in its team
+    ('place', 'i4'), ('suite', 'i4'),                                        # in its team; index of its suite
     ('shut', 'i4'), ('grounded', 'i4'), ('in_zone', 'i4'),
     ('down', 'f4'), ('steady', 'f4'),            # s until it stands up; s in which it cannot fall again
     ('painter', 'i4'),                           # the row that painted it last, -1 nobody
@@ -164,7 +164,7 @@ EVENT = np.dtype([('tick', 'i4'), ('kind', 'i4'), ('row', 'i4'), ('other', 'i4')
                  align=True)                                                        # where; hit points
 EVENTS = 128   # of a decision; later ones are dropped, and counted
 
-# %% ../../nbs/13_mech.ipynb #6d6bbbd5
+# %% ../../nbs/13_mech.ipynb #100a4202
 WORLD = np.dtype([
     ('key', 'u8'),                               # all chance of this game comes from it
     ('decision', 'i4'), ('tick', 'i4'),          # since the game opened
@@ -177,9 +177,12 @@ WORLD = np.dtype([
     ('living0', 'i4'), ('living1', 'i4'), ('cut', 'i4'),    # decision at which this game is cut, 0 never
     ('loud', 'i4'),                              # 1: somebody was hit, or something burst, in this tick
     ('noted', 'i4'), ('dropped', 'i4'),          # events of this decision: in the list, and lost
-    ('smoke', 'u8')], align=True)                # rows whose cloud may stand, as bits
+    ('smoke', 'u8'),                             # rows whose cloud may stand, as bits
+    ('known0', 'u8'), ('known1', 'u8'),          # enemies that somebody of the team knows of or remembers
+    ('hunted', 'u8'),                            # rows at which a missile flies
+    ('alert0', 'i4'), ('alert1', 'i4')], align=True)        # 1: somebody of the team sees an enemy
 
-# %% ../../nbs/13_mech.ipynb #137d776d
+# %% ../../nbs/13_mech.ipynb #af2af9fd
 class Game(NamedTuple):
     "Every array that the simulator reads or writes; axes `W` worlds, `N` rows"
     rules: np.ndarray      # RULES [1]
@@ -192,14 +195,18 @@ class Game(NamedTuple):
     cloud: np.ndarray      # CLOUD [W,N]
     track: np.ndarray      # TRACK [W,n+1,N]: what a row remembers of each enemy; last, what others see of it
     event: np.ndarray      # EVENT [W,EVENTS]
+    order: np.ndarray      # int8 [W,N,N]: the rows of either team as a row saw them last, nearest first
+    told: np.ndarray       # int8 [W,N,2]: contacts and mates in the row's observation; −1 in a dead one's
+    between: np.ndarray    # int16 [W,n,n,2]: the column that last hid a left and a right row from each other
+    rough: np.ndarray      # int64 [W,3,N']: x, y in 1/16 vox, team; N' is N or a little more
     # the ground, as in `Land`
     voxels: np.ndarray
     flow: np.ndarray
     slot: np.ndarray
     move: np.ndarray
     sight: np.ndarray
-    ground: np.ndarray
-    cover: np.ndarray
+    joined: np.ndarray
+    relief: np.ndarray
     changes: np.ndarray
     changed: np.ndarray
     head: np.ndarray
@@ -226,7 +233,7 @@ def widest(config: EnvConfig) -> tuple[float, float]:
     used = [c for c, n in zip(reversed(config.classes.values()), config.pack) if n]
     return max(c.width for c in used), max(c.height for c in used)
 
-# %% ../../nbs/13_mech.ipynb #fb4267f7
+# %% ../../nbs/13_mech.ipynb #c97846d3
 def some_maps(config: EnvConfig) -> Maps:
     "The first maps of the landscape of a config"
     return make_generation(config.world, config.team_size, widest(config))[0]
@@ -241,11 +248,14 @@ def new_game(config: EnvConfig,
     mech['kind'] = np.tile(pack_kinds(config), 2)
     return Game(rules_record(config), class_records(config), weapon_records(config), suite_records(config),
                 np.zeros(W, WORLD), mech, np.zeros((W, N, SHOTS), SHOT), np.zeros((W, N), CLOUD),
-                np.zeros((W, N//2 + 1, N), TRACK), np.zeros((W, EVENTS), EVENT), *new_land(maps, W),
+                np.zeros((W, N//2 + 1, N), TRACK), np.zeros((W, EVENTS), EVENT),
+                np.tile(np.arange(N, dtype=np.int8), (W, N, 1)),
+                np.zeros((W, N, 2), np.int8), np.zeros((W, N//2, N//2, 2), np.int16),
+                np.full((W, 3, -(-N//8)*8), 1 << 30), *new_land(maps, W),
                 f(N, action_dim), np.ones((W, N, mask_dim), np.bool_), f(N, obs_dim),
                 np.zeros((W, N), np.bool_), np.zeros((W, N), np.int16), f(N), f(N), f(2, terms), f(2, 6))
 
-# %% ../../nbs/13_mech.ipynb #c471243f
+# %% ../../nbs/13_mech.ipynb #f86d32b7
 @kernel(inline=True)
 def awake(m):
     "Whether a mech can do anything: it lives, is not shut down and does not lie on the ground"
@@ -261,13 +271,7 @@ def legged(m):
     "Whether its legs are gone"
     return m.leg <= 0
 
-@kernel(inline=True)
-def suite_of(g, m):
-    "Index of the suite of a mech: the leader of a pack has one of its own"
-    r = g.rules[0]
-    return COMMAND if m.place % r.pack == r.leader and m.kind == 2 else g.classes[m.kind].suite
-
-# %% ../../nbs/13_mech.ipynb #1755098b
+# %% ../../nbs/13_mech.ipynb #efc70317
 @kernel
 def open_game(g, maps, w, key, slot):
     "Set world `w` to the first moment of the game with that `key`, on map `slot`; a mech keeps its class"
@@ -288,6 +292,8 @@ def open_game(g, maps, w, key, slot):
         m.team, m.place, m.kind, m.alive, m.grounded, m.stability = i//n, place, kind, 1, 1, 100
         m.x, m.y, m.hx = side*maps.spots[slot, place, 0], maps.spots[slot, place, 1], side
         m.hp, m.leg = g.classes[kind].hp, g.classes[kind].leg
+        leads = kind == 2 and place % g.rules[0].pack == g.rules[0].leader
+        m.suite = COMMAND if leads else g.classes[kind].suite
         m.quality, m.painter, m.marked, m.focus, m.shot_at = 1, -1, -1, -1, -1
         m.hit0, m.hit1, m.hit2, m.hit3 = -1, -1, -1, -1
         m.shown0, m.shown1, m.shown2, m.shown3 = -1, -1, -1, -1

@@ -4,16 +4,16 @@
 
 # %% auto #0
 __all__ = ['EMIT_RANGE', 'JAMS', 'CLEARS', 'WORST', 'BEST', 'LINK', 'RADAR', 'GLOW', 'HOT', 'FORGET', 'apart', 'felt', 'tune',
-           'glows', 'sense', 'remember', 'informed', 'recollect', 'know']
+           'glows', 'sense', 'remember', 'informed', 'recollect', 'know', 'prey', 'pool']
 
-# %% ../../nbs/18_sensors.ipynb #2a4a9593
+# %% ../../nbs/18_sensors.ipynb #b6f92e3c
 from math import sqrt
 
 import numpy as np
 
 from ..core import kernel
 from .los import EYES, middle, smoky
-from .mech import legged, suite_of
+from .mech import HOMING, legged
 
 # %% ../../nbs/18_sensors.ipynb #434d26af
 EMIT_RANGE, JAMS, CLEARS = np.float32(50.), np.float32(.85), np.float32(.65)   # vox
@@ -42,7 +42,7 @@ def tune(g, w, i):
     m.jam, m.eccm = felt(g, w, m, n - n*m.team, 1), felt(g, w, m, n*m.team, 2)
     m.quality = min(max(np.float32(1) - JAMS*m.jam + CLEARS*m.eccm, WORST), BEST)
 
-# %% ../../nbs/18_sensors.ipynb #d80eff07
+# %% ../../nbs/18_sensors.ipynb #58ef164e
 RADAR, GLOW, HOT = np.float32(14.), np.float32(50.), np.float32(.8)  # vox, share of capacity
 
 @kernel(inline=True)
@@ -59,7 +59,7 @@ def sense(g, w, i):
     m.direct = np.uint64(0)
     if m.alive == 0: return
     tune(g, w, i)
-    reach = g.suites[suite_of(g, m)].range
+    reach = g.suites[m.suite].range
     eyes, radar = EYES*reach, RADAR*reach*m.quality*(np.float32(.5) if m.ecm != 0 else np.float32(1))
     for j in range(n - n*m.team, 2*n - n*m.team):
         o, bit = g.mech[w, j], np.uint64(1) << np.uint64(j)
@@ -69,7 +69,7 @@ def sense(g, w, i):
         far = apart(g, m, o)
         if m.sees & bit or far <= radar*radar or o.painted > 0 or glows(g, w, m, o, far): m.direct |= bit
 
-# %% ../../nbs/18_sensors.ipynb #9c31f4c8
+# %% ../../nbs/18_sensors.ipynb #c7314439
 FORGET = np.float32(5.)   # s
 
 @kernel(inline=True)
@@ -89,7 +89,7 @@ def informed(g, w, i):
     if m.quality < LINK: return bits
     for j in range(n*m.team, n*m.team + n):
         o = g.mech[w, j]
-        if o.alive != 0 and o.quality >= LINK and g.suites[suite_of(g, o)].reports != 0: bits |= o.direct
+        if o.alive != 0 and o.quality >= LINK and g.suites[o.suite].reports != 0: bits |= o.direct
     return bits
 
 @kernel
@@ -123,3 +123,30 @@ def know(g, w, i):
     m.known = np.uint64(0)
     for j in range(n - n*m.team, 2*n - n*m.team):
         if g.mech[w, j].alive != 0: m.known |= np.uint64(1) << np.uint64(j)
+
+# %% ../../nbs/18_sensors.ipynb #6f04d656
+@kernel(inline=True)
+def prey(g, w, j):
+    "The rows at which missiles of mech `j` fly, as bits"
+    bits, k, found = g.mech[w, j].flying, 0, np.uint64(0)
+    while bits:
+        q = g.shot[w, j, k]
+        if bits & 1 and q.target >= 0 and g.weapons[q.weapon].flight == HOMING:
+            found |= np.uint64(1) << np.uint64(q.target)
+        bits >>= 1; k += 1
+    return found
+
+@kernel(inline=True)
+def pool(g, w):
+    "Write what the teams of world `w` know together"
+    world, n = g.world[w], g.world[w].team_size
+    left = (np.uint64(1) << np.uint64(n)) - np.uint64(1)
+    known, seen, hunted = np.uint64(0), np.uint64(0), np.uint64(0)
+    for j in range(2*n):
+        m = g.mech[w, j]
+        enemies = ~left if m.team == 0 else left
+        known |= (m.known | m.tracked) & enemies
+        seen |= m.sees & enemies
+        hunted |= prey(g, w, j) & enemies
+    world.known0, world.known1, world.hunted = known & ~left, known & left, hunted
+    world.alert0, world.alert1 = 1 if seen & ~left else 0, 1 if seen & left else 0

@@ -7,14 +7,14 @@ __all__ = ['DEBRIS', 'HEAVY_DEBRIS', 'HEAP', 'HIT', 'KILL', 'ASSIST', 'KNOCKDOWN
            'tick', 'sights', 'occupied', 'wreck', 'bury', 'note', 'note_hit', 'note_burst', 'note_bits', 'report',
            'hear', 'air', 'settle', 'ticking', 'looking', 'nobody']
 
-# %% ../../nbs/19_sim.ipynb #898366ac
+# %% ../../nbs/19_sim.ipynb #a438275b
 import numpy as np
 
 from ..core import ceil, floor, kernel
 from .los import look, look_back
 from .mech import KINDS
-from .motion import arrive, drive, wade
-from .sensors import know, remember, sense
+from .motion import arrive, drive, locate, wade
+from .sensors import know, pool, remember, sense
 from .stress import cool_down
 from .voxels import CODES, heap, rest
 from .weapons import bite, credit, fire, fly, intercepted, of_shot, pick, spend, suffer, worth
@@ -141,13 +141,15 @@ def settle(g, w):
     if stirred != 0 or world.smoke: air(g, w)
     world.tick += 1
 
-# %% ../../nbs/19_sim.ipynb #7aff30c8
+# %% ../../nbs/19_sim.ipynb #d903a71a
 def ticking(sync):  # a kernel without arguments: waits until all lanes have come here
     "The tick, compiled for a machine whose lanes wait with `sync`"
     @kernel(inline=True)
     def tick(g, w, lane, lanes):
         n = 2*g.world[w].team_size
         for i in range(lane, n, lanes): cool_down(g, w, i)   # timers run, heat goes, mechs sleep or wake
+        for i in range(lane, n, lanes): locate(g, w, i)      # roughly where they are
+        sync()
         for i in range(lane, n, lanes): drive(g, w, i)       # where all will stand, from where all stand
         sync()
         for i in range(lane, n, lanes): arrive(g, w, i)      # they stand there
@@ -168,7 +170,7 @@ def ticking(sync):  # a kernel without arguments: waits until all lanes have com
         sync()
     return tick
 
-# %% ../../nbs/19_sim.ipynb #cfa126bc
+# %% ../../nbs/19_sim.ipynb #1a906875
 def looking(sync):
     "Who sees and knows whom, compiled for a machine whose lanes wait with `sync`"
     @kernel(inline=True)
@@ -184,6 +186,7 @@ def looking(sync):
         for i in range(lane, n, lanes): know(g, w, i)        # reports are heard, tracks kept
         sync()
         for i in range(lane, n, lanes): remember(g, w, i)    # how others will remember them
+        if lane == 0: pool(g, w)                             # what teams know together
         sync()
     return sights
 
