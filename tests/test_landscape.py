@@ -27,7 +27,7 @@ def bits(voxels, blocks):
 
 
 def squares(move, sight):
-    "What follows from the masks, the slow way: squares of 2×2 columns from each column on, and the coarse map"
+    "What follows from the masks, the slow way: squares from each column on, and the coarse map"
     wide = np.pad(move, [(0, 1), (0, 1)])
     joined = wide[:-1, :-1] | wide[1:, :-1] | wide[:-1, 1:] | wide[1:, 1:]
     four = lambda a: a.reshape(len(a)//2, 2, len(a)//2, 2)

@@ -154,21 +154,21 @@ class Field:
             m['liquid'] = rng.integers(3) if self.wild and rng.uniform() < .2 else b.liquid(o)
 
 
-def apart(mine, other): return not abs(mine - other) <= 1e-4*max(1., abs(other))
+def apart(mine, other, scale=0.): return not abs(mine - other) <= 1e-4*max(1., abs(other), scale)
 
 
 def rows(key, got, want, names):
-    "Differing fields of one record"
+    "Differing fields of one record; sums of blows that cancel each other are as exact as the blows"
     for name in names:
         a, b = got[name].item(), getattr(want, name)
-        if apart(a, b): yield key, f'{name}: {a!r}, expected {b!r}'
+        if apart(a, b, want.took if name in ('from_x', 'from_y') else 0.): yield key, f'{name}: {a!r}, expected {b!r}'
 
 
 def mech_faults(before, got, battle):
     for i, m in enumerate(battle.mechs):
         names = LASTING + (LAST if before['alive'][i] else ()) + (ALIVE if m.alive else ())
         yield from rows(i, got[i], m, names)
-        if m.alive:
+        if before['alive'][i]:
             hits = [got[f'hit{k}'][i].item() for k in range(4)]
             if hits != m.hits: yield i, f'hit: {hits}, expected {m.hits}'
             if 'knocked' in got.dtype.names: yield from rows(i, got[i], m, ['knocked'])
@@ -196,8 +196,8 @@ def voxel_faults(g, battle):
 
 
 def judge(faults, close):
-    "The first fault that nothing explains, and how many are explained: too close to call, or what followed"
-    own = [f for f in faults if f[0] in close]
+    "The first fault that nothing explains, and how many calls were too close and fell differently"
+    own = {f[0] for f in faults if f[0] in close}
     if faults and not own: return faults[0], 0
     return None, len(own)
 
@@ -232,8 +232,12 @@ def fight(number):
 def examine(number):
     result = fight(number)
     assert not result.fault, result.fault[:2000]
-    print(f'{result.decisions} decisions, {result.close} close, {result.explained} differ')
-    assert result.explained <= result.decisions*RARE
+
+
+def rarely(numbers):
+    total = [sum(getattr(fight(k), name) for k in numbers) for name in ('decisions', 'close', 'explained')]
+    print('{} decisions, {} close, {} differ'.format(*total))
+    assert total[2] <= total[0]*RARE
 
 
 @pytest.mark.parametrize('number', range(BATTLES))
@@ -243,6 +247,13 @@ def test_the_simulator_follows_the_rules(number): examine(number)
 @pytest.mark.deep
 @pytest.mark.parametrize('number', range(BATTLES, BATTLES + 200))
 def test_the_simulator_follows_the_rules_for_long(number): examine(number)
+
+
+def test_differences_are_rare(): rarely(range(BATTLES))
+
+
+@pytest.mark.deep
+def test_differences_are_rare_for_long(): rarely(range(BATTLES, BATTLES + 200))
 
 
 def test_everything_happened():

@@ -262,7 +262,7 @@ def tell_contact(g, w, m, o, t, age, seen, row, at):
     if covers(g, k, flat, room, ahead, seen, lock): row[at + Contact.can_hit] = ONE
     return seen and covers(g, c, flat, room, toward, seen, m.painted > 0)
 
-# %% ../../nbs/21_observations.ipynb #97dd0049
+# %% ../../nbs/21_observations.ipynb #eea92692
 @kernel(inline=True)
 def thought(g, w, i, j):
     "Where what mech `i` knows of row `j` stands in the tracks, and its age: −1 if it knows nothing"
@@ -275,7 +275,7 @@ def thought(g, w, i, j):
 
 @kernel(inline=True)
 def sort_team(g, w, i, row, first):
-    "Sort the team from row `first` on by distance from mech `i`, the unknown last; distances into the terrain"
+    "Sort the team from row `first` on by distance from mech `i`; distances go into the terrain's columns"
     m, far, order = g.mech[w, i], row[At.terrain:], g.order[w, i]
     for k in range(first, first + g.world[w].team_size):
         j, p = order[k], k

@@ -18,7 +18,7 @@ def start_cell(x, dx):
     "The cell, counted from the centre of the map, that a line from `x` in direction `dx` enters first"
     return floor(x) if dx > 0 else ceil(x) - 1
 
-# %% ../../nbs/15_los.ipynb #0ea10031
+# %% ../../nbs/15_los.ipynb #7acf5973
 @kernel(inline=True)
 def backward(x0, y0, x1, y1):
     "Whether a line is walked from its second end"
@@ -47,7 +47,8 @@ def obstacle(mask,           # uint32 [K,S,S]
         met = np.uint64(mask[k, a + middle, b + middle]) & slab
         if met:
             z, z_next = z0 + dz*t, z0 + dz*t_next
-            if met & below(floor(max(z, z_next)) + 1) & ~below(floor(min(z, z_next))): return a + middle, b + middle
+            met &= below(floor(max(z, z_next)) + 1) & ~below(floor(min(z, z_next)))
+            if met: return a + middle, b + middle
         if t_next >= one: return -1, -1
         if ta < tb: a += sa; ta += step_a
         else: b += sb; tb += step_b
@@ -103,13 +104,14 @@ def shot_clear(g, w, i, j):
     return line_clear(g, w, i, j) and clear(g.move, w, g.world[w].size, m.x, m.y, middle(g, m),
                                             o.x, o.y, middle(g, o))
 
-# %% ../../nbs/15_los.ipynb #38656ea8
+# %% ../../nbs/15_los.ipynb #d579d29b
 RIM, NEVER = np.float32(1e-4), np.float32(2)   # a share of a line; one beyond its end
 
 @kernel(inline=True)
 def entry(p, d, low):
     "Shares of a line, from `p` on and `d` long, at which it enters and leaves one voxel from `low` on"
-    if abs(d) < RIM: return (np.float32(0), np.float32(1)) if low + RIM < p < low + 1 - RIM else (NEVER, -NEVER)
+    if abs(d) < RIM:
+        return (np.float32(0), np.float32(1)) if low + RIM < p < low + 1 - RIM else (NEVER, -NEVER)
     t, u = (np.float32(low) - p)/d, (np.float32(low + 1) - p)/d
     return min(t, u), max(t, u)
 
@@ -128,7 +130,8 @@ def hidden_by(mask, k, size, a, b, x0, y0, z0, x1, y1, z1):
 @kernel(inline=True)
 def in_view(g, w, i, j):
     "`line_clear` for `i` of the left and `j` of the right team, with the column that hid them last"
-    m, o, size, between = g.mech[w, i], g.mech[w, j], g.world[w].size, g.between[w, i, j - g.world[w].team_size]
+    m, o, size = g.mech[w, i], g.mech[w, j], g.world[w].size
+    between = g.between[w, i, j - g.world[w].team_size]
     z, oz = middle(g, m), middle(g, o)
     if hidden_by(g.sight, w, size, between[0], between[1], m.x, m.y, z, o.x, o.y, oz): return False
     a, b = obstacle(g.sight, w, size, m.x, m.y, z, o.x, o.y, oz)

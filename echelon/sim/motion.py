@@ -111,7 +111,7 @@ def push(g, w, i, near):
                 py += np.float32(.5)*dy*(1 if m.y > o.y else -1 if m.y < o.y else 0)
     return px, py
 
-# %% ../../nbs/14_motion.ipynb #70a6e62f
+# %% ../../nbs/14_motion.ipynb #c7577350
 LANDING, JOLT = np.float32(6.), np.float32(8.)  # vox/s that legs take; stability for each vox/s above it
 
 @kernel(inline=True)
@@ -121,8 +121,8 @@ def step(g, w, i, near):
     c, reach = g.classes[m.kind], r.step_up if m.grounded != 0 else np.float32(0)
     x, y, z, columns = m.x + m.vx*r.dt, m.y + m.vy*r.dt, np.float32(-1), SOLID
     goal_y, vy, k = y, m.vy, 0
-    while z < 0:
-        if k >= 2: x = m.x; m.vx = 0                    # 0 as wished, 1 along x alone, 2 along y alone, 3 not at all
+    while z < 0:                           # 0 as wished, 1 along x alone, 2 along y alone, 3 not at all
+        if k >= 2: x = m.x; m.vx = 0
         y, m.vy = (m.y, np.float32(0)) if k % 2 == 1 else (goal_y, vy)
         columns = footprint(g.joined, w, world.size, x, y, c.half)
         z = stepped(columns, m.z, c.height, reach) if k < 3 else m.z

@@ -153,7 +153,7 @@ class Land(NamedTuple):
     changed: np.ndarray  # int32 [W,2]: how many changes, and how many were dropped
     head: np.ndarray     # uint16 [W,S,S]: 1 + place of the column's first change, 0 none
 
-# %% ../../nbs/10_voxels.ipynb #031f9d5a
+# %% ../../nbs/10_voxels.ipynb #beea8413
 BEYOND = np.uint64(64 << 40 | (1 << 36) - 1)   # in the coarse map, behind its last row: 64 high, all hides
 
 def new_land(maps: Maps, worlds: int) -> Land:
@@ -161,7 +161,7 @@ def new_land(maps: Maps, worlds: int) -> Land:
     S, own = maps.move.shape[1], lambda a: np.zeros((worlds, *a.shape[1:]), a.dtype)
     return Land(maps.voxels, maps.flow, np.zeros(worlds, np.int32),
                 own(maps.move), own(maps.sight), own(maps.joined),
-                np.full((worlds, S//2 + 1, S//2), BEYOND), 
+                np.full((worlds, S//2 + 1, S//2), BEYOND),
                 np.zeros((worlds, CHANGES), CHANGE), np.zeros((worlds, 2), np.int32),
                 np.zeros((worlds, S, S), np.uint16))
 

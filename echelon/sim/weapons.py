@@ -195,7 +195,7 @@ def first_mech(g, w, i, q, dx, dy, dz):
         if t <= out and t < best: best, found = t, j
     return found, best
 
-# %% ../../nbs/17_weapons.ipynb #dc26c69e
+# %% ../../nbs/17_weapons.ipynb #3b16b76c
 TURN, LOFT, CEILING = np.float32(4.), np.float32(.8), np.float32(12.)   # 1/s; vox up per vox away, at most
 
 @kernel(inline=True)
@@ -213,8 +213,8 @@ def home_in(g, w, q, speed, dt):
 
 @kernel(inline=True)
 def inside(v, size):
-    "A coordinate, kept on the map"
-    edge = np.float32(size//2) - np.float32(1e-4)
+    "A coordinate, kept on the map, by the last bits of its number"
+    edge = np.float32(size//2)*np.float32(1 - 2**-22)
     return min(max(v, -edge), edge)
 
 @kernel(inline=True)
