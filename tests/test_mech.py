@@ -3,6 +3,7 @@ import numba
 import numpy as np
 import pytest
 
+from echelon.core import imported
 from echelon.world import make
 
 SMALL = dict(world=dict(size=48, pool=3), pack=(1, 1, 1, 1), max_episode_seconds=30.)
@@ -130,3 +131,24 @@ def test_a_cut_corridor_stays_cut():
     for _ in range(4): world.step(np.zeros_like(world.action))
     assert world.truncated.all() and not world.terminated.any() and not world.reward.any()
     assert (world.digest() == digest).all() and (world.stats['games'] == 1).all()
+
+
+def test_a_row_keeps_nothing_of_what_it_was_told():
+    "A world that wipes only what it wrote shows the same as one that has to write every number"
+    a, b = (make('mech', worlds=4, seed=3, observation_mode='partial', **SMALL) for _ in range(2))
+    for world in (a, b): world.control[:] = 1
+    for _ in range(12):
+        for _ in range(6): a.step()
+        b.load_state(a.state())
+        a.step(); b.step()
+        assert (a.obs == b.obs).all()
+    assert not a.alive.all()
+
+
+def test_observations_are_read_only():
+    world = make('mech', worlds=1, **SMALL)
+    with pytest.raises(ValueError, match='read-only'): world.obs[:] = 0
+
+
+def test_a_module_is_compiled_again_when_ours_changes():
+    assert 'echelon.world' in imported('test_mech') and 'echelon.core' in imported('test_mech')

@@ -158,10 +158,11 @@ def apart(mine, other, scale=0.): return not abs(mine - other) <= 1e-4*max(1., a
 
 
 def rows(key, got, want, names):
-    "Differing fields of one record; sums of blows that cancel each other are as exact as the blows"
+    "Differing fields of one record; a sum of blows that cancel is as exact as the blows"
     for name in names:
         a, b = got[name].item(), getattr(want, name)
-        if apart(a, b, want.took if name in ('from_x', 'from_y') else 0.): yield key, f'{name}: {a!r}, expected {b!r}'
+        scale = want.took if name in ('from_x', 'from_y') else 0.
+        if apart(a, b, scale): yield key, f'{name}: {a!r}, expected {b!r}'
 
 
 def mech_faults(before, got, battle):

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['PPOConfig', 'policy_loss', 'value_loss', 'flat_rows', 'Seat', 'PPOTrainer']
 
-# %% ../../nbs/38_ppo.ipynb #b9361fc5
+# %% ../../nbs/38_ppo.ipynb #ae729617
+import warnings
 from time import perf_counter
 from typing import Any, Callable
 
@@ -86,7 +87,7 @@ def flat_rows(world: World,
     rows = np.broadcast_to(rows, (world.spec.num_worlds, rows.shape[-1]))
     return torch.from_numpy((rows + N*np.arange(world.spec.num_worlds)[:, None]).ravel().copy())
 
-# %% ../../nbs/38_ppo.ipynb #9e3524ab
+# %% ../../nbs/38_ppo.ipynb #9cc71a36
 class Seat:
     "A policy at its rows of a world: what it sees, where it writes, what it remembers"
 
@@ -97,7 +98,9 @@ class Seat:
         rows = flat_rows(world, agent_ids).view(world.spec.num_worlds, -1)
         self.rows = (rows if worlds is None else rows[worlds]).flatten()
         flat = lambda a: torch.from_numpy(a).flatten(0, 1)
-        self.obs, self.final_obs, self.masks = map(flat, (world.obs, world.final_obs, world.action_mask))
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', UserWarning)    # observations are read-only, and only read here
+            self.obs, self.final_obs, self.masks = map(flat, (world.obs, world.final_obs, world.action_mask))
         self.alive, self.reward, self.action = map(flat, (world.alive, world.reward, world.action))
         self.world_of = self.rows//world.spec.num_agents
         self.first, self.truncated = torch.from_numpy(world.first), torch.from_numpy(world.truncated)
