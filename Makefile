@@ -9,7 +9,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 IN      := PATH="$(abspath $(BIN)):$$PATH"
 
 .DEFAULT_GOAL := help
-.PHONY: help train test deep bless lab export docs hooks browser
+.PHONY: help train test deep mutants bless lab export docs hooks browser
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\): [^#]*##  *\(.*\)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
@@ -27,6 +27,10 @@ test: $(READY)  ## set up, then run every check: package, lint, types, tests, no
 
 deep: $(READY)  ## the long checks: slow notebook cells and tests marked `deep`
 	@$(IN) bash .ci/check deep
+
+mutants: $(READY)  ## change one thing in the rules of combat, 200 times: do the tests notice? (a quarter of an hour)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[mutants]'
+	$(BIN)/python .ci/mutants.py
 
 bless: $(READY)  ## accept the maps and the battles that are made now as the golden ones
 	$(BIN)/pytest tests/test_landscape.py tests/test_combat.py -k golden --bless

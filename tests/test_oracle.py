@@ -38,7 +38,7 @@ HAPPENS = [
     *(f'fired {w}' for w in EnvConfig().weapons), *(f'hit by {w}' for w in EnvConfig().weapons)]
 
 
-PER_TICK = len(inspect.signature(tick.py_func).parameters) == 4   # the world record alone tells the time
+PER_TICK = len(inspect.signature(getattr(tick, 'py_func', tick)).parameters) == 4   # the world tells the time
 machine = numba.njit(error_model='numpy')   # not cached: what it calls may have changed
 
 if not PER_TICK:
@@ -96,7 +96,9 @@ class Field:
             code, z = self.rng.integers(1, len(TABLE)), self.rng.integers(7)
             whole, part = TABLE['hp'][code], self.rng.uniform(.05, 1)
             hp = np.float32(whole*part if np.isfinite(whole) else whole)
-            if 0 <= min(a, b) and max(a, b) < self.size: alter(self.g, 0, a, b, z, np.uint8(code), hp)
+            if 0 <= min(a, b) and max(a, b) < self.size: self.alter(a, b, z, np.uint8(code), hp)
+
+    def alter(self, *voxel): alter(self.g, 0, *voxel)
 
     def repair(self, m, c):
         "A random state"
