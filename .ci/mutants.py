@@ -107,6 +107,7 @@ def main(folder):
     if survives(folder) != 'survived': sys.exit((folder/'log').read_text() + 'without a mutant')
     sample = draw([m for name in MODULES for m in mutants(name)])
     sample = [m for m in sample if not sys.argv[1:] or f'{m[0]}.{m[1]}' in sys.argv[1:]]
+    if not sample: sys.exit(f'{sys.argv[1:]}: expected names like weapons.pick')
     counts, start, left = Counter(), time.time(), []
     for k, (name, place, lines, text) in enumerate(sample, 1):
         (folder/f'echelon/sim/{name}.py').write_text(text)

@@ -31,8 +31,9 @@ def source(module: str) -> str:
     spec = importlib.util.find_spec(module)
     return Path(spec.origin).read_text() if spec and spec.origin and spec.origin.endswith('.py') else ''
 
-# %% ../nbs/00_core.ipynb #914ea4b3
-def imported(module: str) -> set[str]:
+# %% ../nbs/00_core.ipynb #dacfb35e
+@cache
+def imported(module: str) -> frozenset[str]:
     "Names of the modules of the same package, and of ours, that `module` imports"
     packages, found = (module.partition('.')[0], __name__.partition('.')[0]), set()
     for node in ast.walk(ast.parse(source(module))):
@@ -43,7 +44,7 @@ def imported(module: str) -> set[str]:
             spec = importlib.util.find_spec(base) if base.split('.')[0] in packages else None
             folder = spec is not None and spec.submodule_search_locations is not None
             found |= {base} | {f'{base}.{a.name}' for a in node.names if folder}
-    return {m for m in found if m.startswith(tuple(f'{p}.' for p in packages)) and source(m)}
+    return frozenset(m for m in found if m.startswith(tuple(f'{p}.' for p in packages)) and source(m))
 
 # %% ../nbs/00_core.ipynb #dd8f5eea
 @cache

@@ -112,17 +112,19 @@ def play(g, maps, todo,  # [W]: REST, OPEN or DECIDE
             view(g, w, 0, 1)
             for i in range(2*g.world[w].team_size): prime(g, w, i)
 
-# %% ../../nbs/25_env.ipynb #604c51b7
+# %% ../../nbs/25_env.ipynb #9cf9efe1
 def possible(mech: np.ndarray,   # MECH [W,N], from anybody
              size: np.ndarray,   # [W], of the maps
-             known: np.ndarray   # MECH [.,N], of a world of the same config
-             ) -> bool:
+             g) -> bool:         # Game of a world of the same config
     "Whether kernels may look at such mechs: finite numbers, places on the map, rows that exist"
+    known, half = g.mech, g.classes['half'][g.mech['kind'][0]]
     floats = [name for name in mech.dtype.names if mech.dtype[name].kind == 'f']
     kept = ('hit', 'shown', 'painter', 'marked', 'focus')
     rows = [name for name in mech.dtype.names if name.startswith(kept)]
     good = np.all([np.isfinite(mech[name]) for name in floats], 0)
-    good &= np.maximum(abs(mech['x']), abs(mech['y'])) <= size[:, None]/2
+    good &= np.maximum(abs(mech['x']), abs(mech['y'])) <= size[:, None]/2 - half + 1e-3
+    good &= abs(mech['hx']**2 + mech['hy']**2 - 1) < 1e-3
+    for name in ('vx', 'vy', 'vz'): good &= abs(mech[name]) <= 200
     good &= (mech['z'] >= 0) & (mech['z'] <= 60)
     for name in ('ecm', 'liquid'): good &= (mech[name] >= 0) & (mech[name] <= 2)
     good &= np.all([(mech[name] >= -1) & (mech[name] < mech.shape[1]) for name in rows], 0)
@@ -141,7 +143,8 @@ def flyable(shot: np.ndarray,    # SHOT [W,N,8], from anybody
     good &= (np.maximum(abs(shot['x']), abs(shot['y'])) <= edge) & (shot['z'] >= 0)
     speed = np.sqrt(shot['vx']**2 + shot['vy']**2 + shot['vz']**2)   # a NaN is in no range
     good &= (speed <= 200) & (shot['left'] >= 0) & (shot['left'] <= 1e4)
-    flying = ((shot['state'] == 1) << np.arange(shot.shape[2])).sum(-1)
+    good &= (shot['state'] != FLYING) | (shot['a'] == -1)
+    flying = ((shot['state'] == FLYING) << np.arange(shot.shape[2])).sum(-1)
     good &= ((flying == mech['flying']) & (mech['bursting'] == 0) & (mech['shot_at'] >= -1)
              & (mech['shot_at'] < N*shot.shape[2]))[..., None]
     listed = (0 <= world['noted']) & (world['noted'] <= g.event.shape[1])
@@ -176,7 +179,7 @@ def drawn(g, w: int) -> np.ndarray:
     lines += [(*(p - TAIL*v), *p, m['team'][i], k) for p, v, i, k in zip(at, way, rows, q['weapon'])]
     return np.array(lines, np.float32).reshape(-1, 8)
 
-# %% ../../nbs/25_env.ipynb #daa272ed
+# %% ../../nbs/25_env.ipynb #d0495e87
 class MechWorld(World):
     "Battles of two teams of mechs; see the contract in `echelon.world.World`"
     config: EnvConfig
@@ -238,15 +241,18 @@ class MechWorld(World):
 
     def _accept(self, state):
         live = state['game'] >= 0
-        state = {name: state[name][live] for name in self._state}
+        kinds = (state['mech']['kind'] == self.game_arrays.mech['kind'][0]).all(-1)
+        require(bool((live | kinds & ~state['changed'].any(-1)).all()),
+                'state: a world without a game that is not as it was made')
         self._accept_deal(state['deal'], state['sizes'])
+        state = {name: state[name][live] for name in self._state}
         slots, world, n = self._slots(state['deal']), state['world'], self.config.team_size
         maps = self.shelf.maps
         zone = np.stack([world[f'zone_{c}'] for c in 'xyr'], -1)
         require(bool(((world['size'] == maps.size[slots]) & (world['team_size'] == n)
                       & (zone == maps.zone[slots]).all(-1)).all()),
                 'state: a game on another map than the one that was dealt for it')
-        require(possible(state['mech'], world['size'], self.game_arrays.mech),
+        require(possible(state['mech'], world['size'], self.game_arrays),
                 'state: mechs that no battle brings about')
         require(flyable(state['shot'], state['mech'], world, self.game_arrays),
                 'state: shots, clouds or events that no battle brings about')

@@ -63,13 +63,13 @@ def locate(g, w, i):
     rough[0, i] = np.int64(m.x*FINE) if m.alive != 0 else NOWHERE
     rough[1, i], rough[2, i] = np.int64(m.y*FINE), m.team
 
-# %% ../../nbs/14_motion.ipynb #0f314abc
+# %% ../../nbs/14_motion.ipynb #e296e461
 @kernel(inline=True)
 def neighbours(g, w, i):
-    "The living rows close enough to touch mech `i` in this tick, as bits; notes the nearest enemy"
+    "The living rows close enough to touch mech `i` in this tick, as bits; notes about how near an enemy is"
     m, rough, near, foe = g.mech[w, i], g.rough, np.uint64(0), NOWHERE
     x, y, team = rough[w, 0, i], rough[w, 1, i], rough[w, 2, i]
-    far = np.int64((g.classes[m.kind].half + g.rules[0].widest + np.float32(1))*FINE)
+    far = np.int64((g.classes[m.kind].half + g.rules[0].widest + np.float32(1))*FINE) + 2   # rounded twice
     for j in range(rough.shape[2]):
         dx, dy = x - rough[w, 0, j], y - rough[w, 1, j]
         off = max(dx, -dx, dy, -dy)

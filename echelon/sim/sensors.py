@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EMIT_RANGE', 'JAMS', 'CLEARS', 'WORST', 'BEST', 'LINK', 'RADAR', 'GLOW', 'HOT', 'FORGET', 'apart', 'felt', 'tune',
-           'glows', 'sense', 'remember', 'informed', 'recollect', 'know', 'prey', 'pool']
+           'glows', 'sense', 'remember', 'informed', 'recollect', 'know', 'hunted_by', 'pool']
 
 # %% ../../nbs/18_sensors.ipynb #b6f92e3c
 from math import sqrt
@@ -124,9 +124,9 @@ def know(g, w, i):
     for j in range(n - n*m.team, 2*n - n*m.team):
         if g.mech[w, j].alive != 0: m.known |= np.uint64(1) << np.uint64(j)
 
-# %% ../../nbs/18_sensors.ipynb #6f04d656
+# %% ../../nbs/18_sensors.ipynb #36a7b557
 @kernel(inline=True)
-def prey(g, w, j):
+def hunted_by(g, w, j):
     "The rows at which missiles of mech `j` fly, as bits"
     bits, k, found = g.mech[w, j].flying, 0, np.uint64(0)
     while bits:
@@ -147,6 +147,6 @@ def pool(g, w):
         enemies = ~left if m.team == 0 else left
         known |= (m.known | m.tracked) & enemies
         seen |= m.sees & enemies
-        hunted |= prey(g, w, j) & enemies
+        hunted |= hunted_by(g, w, j) & enemies
     world.known0, world.known1, world.hunted = known & ~left, known & left, hunted
     world.alert0, world.alert1 = 1 if seen & ~left else 0, 1 if seen & left else 0

@@ -59,10 +59,10 @@ def column(v, middle):
     "The column of a coordinate, counted outward from the middle: mirrored points lie in mirrored columns"
     return middle + int(v) if v >= 0 else middle - 1 - int(-v)
 
-# %% ../../nbs/10_voxels.ipynb #6af9f206
+# %% ../../nbs/10_voxels.ipynb #3e4923f9
 @kernel
 def joining(move, joined, a, b):  # uint32 [S,S] both; the second is changed in place
-    "Bring the square of column `a, b` and its next ones up to date"
+    "Bring the square of column `a, b` and its next ones up to date; none is asked for that leaves the map"
     c, d = min(a + 1, len(move) - 1), min(b + 1, len(move) - 1)
     joined[a, b] = move[a, b] | move[a, d] | move[c, b] | move[c, d]
 
