@@ -35,6 +35,18 @@ EXPLAINED = {  # 'module.function: the changed lines' → why no test can tell i
     'weapons.first_wall: ta = (np.float32(a - half + (dx >= 0)) - x0)/dx if dx != 0 else NEVER': STILL,
     'weapons.first_wall: sa, sb = (1 if dx > 0 else -1), (1 if dy >= 0 else -1)': STILL,
     'weapons.first_wall: while not (met >> np.uint64(c)) & np.uint64(1): c += 1 if dz >= 0 else -1': STILL,
+    'weapons.home_in: scale = speed/max(np.float32(sqrt(vx*vx + vy*vy + vz*vz)), np.float32(1.000001))':
+        'a turn of a fifth leaves three fifths of the 12 vox/s of a missile, or more',
+    'weapons.launch: while s <= SHOTS and (m.flying >> s) & 1: s += 1':
+        'no bit of `flying` is beyond the slots',
+    'weapons.shatter: x, y = q.x + np.float32(world.size / 2), q.y + np.float32(world.size//2)':
+        'sizes are even',
+    'weapons.shoot: j = target(g, w, i, k) if (m.near <= weapon.range + NEARER) or True else -1':
+        'it only saves time: nobody farther away is in reach',
+    'weapons.suffer: m.marked = m.painter if (m.painted > 0) or True else -1':
+        'where the time of the paint is over, `run_down` has forgotten the painter',
+    'weapons.unhindered: a, b = floor(min(x0, x1)) + size//3, floor(min(y0, y1)) + size//2':
+        'it only takes time: every way gets the closer look',
 }
 
 

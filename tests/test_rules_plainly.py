@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from echelon.config import EnvConfig
+from echelon.core import draw
 from echelon.sim.mech import new_game
 from echelon.sim.sim import sights
 from echelon.sim.voxels import CODES, TABLE, Maps, alter, current
@@ -380,6 +381,7 @@ def test_walls_stop_shots():
     for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
         slow = met((.5, .5, 2.5), (15*dx, 15*dy, 0), (20 + dx, 20 + dy, 2), **straight)
         assert slow == [20 + dx, 20 + dy, 2, near(.5 + .5*dx), near(.5 + .5*dy), 2.5, 0]
+    assert met((.5, .5, .5), (15, 0, 0), (21, 20, 0), **straight)[:3] == [21, 20, 0]
     assert met((.5, .5, 2.5), (40, 0, 40), (21, 20, 3), **straight)[:3] == [21, 20, 3]
     assert met((.5, .5, 2.5), (40, 0, 0), (20, 20, 2), **straight) == [20, 20, 2, .5, .5, 2.5, 0]
     assert met((.5, .5, 2.5), (40, 0, 0), (20, 20, 3), (21, 21, 2), **straight) == [-1]*3 + [2.5, .5, 2.5, 1]
@@ -450,21 +452,22 @@ def test_red_hits_row_0():
 
 def test_point_defence():
     "The nearest enemy missile within 5.5 of the middle; then a pause of a second; six of ten are hit"
-    fly = lambda x, weapon='missiles', row=1: (row, weapon, (x, 0., 2.), (0., 0., 0.), {})
+    fly = lambda x, weapon='missiles', row=1, z=2.: (row, weapon, (x, 0., z), (0., 0., 0.), {})
     def play(*shots, key=7, **more):
         g = stage(('heavy', 0, 0, more), ('heavy', 15, 15, {}), shots=shots)
         g.world['key'] = key
         m = tick(g)
         return g, m
-    g, m = play(fly(-5.6))
-    assert m[0]['ams'] == 0 and m[0]['shot_at'] == -1 and m[1]['flying'] == 1
+    for shot in fly(-5.6), fly(-3., z=7.):
+        g, m = play(shot)
+        assert m[0]['ams'] == 0 and m[0]['shot_at'] == -1 and m[1]['flying'] == 1
     for more in (dict(shut=1, heat=120.), dict(down=1.), dict(ams=.2)):
         assert play(fly(-5.), **more)[1][1]['flying'] == 1
     assert play(fly(-5., 'autocannon'))[1][0]['ams'] == 0 and play(fly(-5., row=0))[1][0]['ams'] == 0
     hits = 0
     for key in range(40):
         g, m = play(fly(-5.45), fly(-5.), fly(-5.2), key=key)
-        hit = m[0]['shot_at'] >= 0
+        with np.errstate(over='ignore'): hit = draw(np.uint64(key), 0, 0, 40) < .6
         hits += hit
         assert m[0]['ams'] == 1 and m[0]['shot_at'] == (8*1 + 1 if hit else -1)
         assert m[1]['flying'] == (0b101 if hit else 0b111) and g.shot[0, 1, 1]['state'] == (0 if hit else 1)
@@ -476,13 +479,13 @@ def test_the_point_defence_of_red():
     "It finds slot 0 of row 0 too, whether or not others fly"
     hits = set()
     for key in range(12):
+        names = ('missiles', 'smoke')[:1 + key % 2]
         g = stage(('heavy', -15, 15, {}), ('heavy', 0, 0, {}),
-                  shots=[(0, 'missiles', (-5., 0., 2.), (0., 0., 0.), {}),
-                         (0, 'smoke', (-9., 0., 5.), (0., 0., 0.), {})])
+                  shots=[(0, name, (-5., 0., 2.), (0., 0., 0.), {}) for name in names])
         g.world['key'] = key
         m = tick(g)
         hits.add(m[1]['shot_at'].item())
-        assert m[0]['flying'] == (2 if m[1]['shot_at'] == 0 else 3)
+        assert m[1]['ams'] == 1 and m[0]['flying'] == 2*(key % 2) + (m[1]['shot_at'] != 0)
     assert hits == {0, -1}
 
 
@@ -632,7 +635,9 @@ def test_quality():
 
 @pytest.mark.parametrize('kind, d, mine, other, known', [
     ('scout', 20.9, {}, {}, 1), ('scout', 21.1, {}, {}, 0), ('scout', 10.4, dict(ecm=1), {}, 1),
-    ('scout', 10.6, dict(ecm=1), {}, 0), ('heavy', 11.1, {}, dict(kind=3), 1),
+    ('scout', 10.6, dict(ecm=1), {}, 0), ('scout', 15.6, dict(ecm=2), {}, 1),
+        ('scout', 15.9, dict(ecm=2), {}, 0),
+    ('heavy', 11.1, {}, dict(kind=3), 1),
         ('heavy', 11.3, {}, dict(kind=3), 0),
     ('scout', 49, {}, dict(heat=61.), 1), ('scout', 51, {}, dict(heat=61.), 0),
         ('scout', 49, {}, dict(heat=59.), 0),
