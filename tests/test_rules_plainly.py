@@ -381,7 +381,12 @@ def test_walls_stop_shots():
     for dx, dy in ((1, 0), (-1, 0), (0, 1), (0, -1)):
         slow = met((.5, .5, 2.5), (15*dx, 15*dy, 0), (20 + dx, 20 + dy, 2), **straight)
         assert slow == [20 + dx, 20 + dy, 2, near(.5 + .5*dx), near(.5 + .5*dy), 2.5, 0]
-    assert met((.5, .5, .5), (15, 0, 0), (21, 20, 0), **straight)[:3] == [21, 20, 0]
+    for at, v in (((-19.5, .5, 2.5), (-40, 4, 0)), ((.5, -19.5, 2.5), (4, -40, 0)),
+                  ((.5, .5, .5), (4, 4, -20)),
+                  ((19.5, .5, 2.5), (40, 4, 0)), ((.5, 19.5, 2.5), (4, 40, 0))):
+        *cell, x, y, z, flies = met(at, v, **straight)
+        assert cell == [-1]*3 and flies == 0 and (max(abs(x), abs(y)) == near(20) or z == 0), at
+    assert met((.5, .5, .5), (15, 1, 0), (21, 20, 0), **straight)[:3] == [21, 20, 0]
     assert met((.5, .5, 2.5), (40, 0, 40), (21, 20, 3), **straight)[:3] == [21, 20, 3]
     assert met((.5, .5, 2.5), (40, 0, 0), (20, 20, 2), **straight) == [20, 20, 2, .5, .5, 2.5, 0]
     assert met((.5, .5, 2.5), (40, 0, 0), (20, 20, 3), (21, 21, 2), **straight) == [-1]*3 + [2.5, .5, 2.5, 1]
@@ -636,8 +641,7 @@ def test_quality():
 @pytest.mark.parametrize('kind, d, mine, other, known', [
     ('scout', 20.9, {}, {}, 1), ('scout', 21.1, {}, {}, 0), ('scout', 10.4, dict(ecm=1), {}, 1),
     ('scout', 10.6, dict(ecm=1), {}, 0), ('scout', 15.6, dict(ecm=2), {}, 1),
-        ('scout', 15.9, dict(ecm=2), {}, 0),
-    ('heavy', 11.1, {}, dict(kind=3), 1),
+    ('scout', 15.9, dict(ecm=2), {}, 0), ('heavy', 11.1, {}, dict(kind=3), 1),
         ('heavy', 11.3, {}, dict(kind=3), 0),
     ('scout', 49, {}, dict(heat=61.), 1), ('scout', 51, {}, dict(heat=61.), 0),
         ('scout', 49, {}, dict(heat=59.), 0),
