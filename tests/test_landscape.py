@@ -317,6 +317,7 @@ def test_states_with_impossible_landscapes_are_refused():
                             ('sizes', (0, 0), 0), ('deal', (0, slice(2)), 20), ('deal', (0, slice(2)), 40),
                             ('changed', (0, 0), 9999), ('world.size', 0, 256), ('world.zone_x', 1, 3.),
                             ('mech.x', (0, 0), 1e6), ('mech.hp', (1, 1), np.nan), ('mech.shown0', (1, 1), 99),
+                            ('mech.hx', (0, 0), .5), ('mech.vx', (0, 1), 1e30), ('mech.x', (0, 0), 23.9),
                             ('mech.kind', (0, 1), 7), ('changes', (0, 1), again),
                             ('changes.hp', (0, 0), np.nan)):
         state = world.state()
@@ -325,6 +326,28 @@ def test_states_with_impossible_landscapes_are_refused():
         before = world.digest()
         with pytest.raises(ValueError, match='state: '): world.load_state(state)
         assert (world.digest() == before).all()
+
+
+def test_a_shot_in_the_air_has_met_no_voxel():
+    world = make('mech', worlds=1, seed=2, **SMALL)
+    for a, good in ((-1, True), (3, False)):
+        world.reset()
+        state = world.state()
+        state['shot']['state'][0, 0, 0], state['shot']['a'][0, 0, 0], state['mech']['flying'][0, 0] = 1, a, 1
+        if good: world.load_state(state)
+        else:
+            with pytest.raises(ValueError, match='state: shots'): world.load_state(state)
+
+
+def test_a_world_without_a_game_is_loaded_as_it_was_made():
+    fresh = MechWorld(1, EnvConfig(world=dict(size=48, pool=2)))
+    state = fresh.state()
+    fresh.load_state(state)
+    for table, value in (('changed', 1), ('mech', 3)):
+        state = fresh.state()
+        if table == 'mech': state['mech']['kind'] = value
+        else: state[table][0] = value
+        with pytest.raises(ValueError, match='without a game'): fresh.load_state(state)
 
 
 def test_timing_never_decides_the_map(monkeypatch):

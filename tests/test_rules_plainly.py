@@ -387,6 +387,9 @@ def test_walls_stop_shots():
         *cell, x, y, z, flies = met(at, v, **straight)
         assert cell == [-1]*3 and flies == 0 and (max(abs(x), abs(y)) == near(20) or z == 0), at
     assert met((.5, .5, .5), (15, 1, 0), (21, 20, 0), **straight)[:3] == [21, 20, 0]
+    for x in (0., 1.):                                   # along a border: the lower column is met
+        assert met((x, .5, 2.5), (0, 40, 0), (19 + int(x), 21, 2), **straight)[:3] == [19 + int(x), 21, 2]
+        assert met((x, .5, 2.5), (0, 40, 0), (20 + int(x), 21, 2), **straight)[:3] == [-1]*3
     assert met((.5, .5, 2.5), (40, 0, 40), (21, 20, 3), **straight)[:3] == [21, 20, 3]
     assert met((.5, .5, 2.5), (40, 0, 0), (20, 20, 2), **straight) == [20, 20, 2, .5, .5, 2.5, 0]
     assert met((.5, .5, 2.5), (40, 0, 0), (20, 20, 3), (21, 21, 2), **straight) == [-1]*3 + [2.5, .5, 2.5, 1]

@@ -80,7 +80,7 @@ def simulation(worlds: int = 64, seconds: float = 1., repeats: int = 5, **config
         return in_turn({'one': lambda: on(1), 'all': lambda: on(threads_of())}, repeats)
     finally: numba.set_num_threads(before)
 
-# %% ../../nbs/53_bench.ipynb #f61f77a0
+# %% ../../nbs/53_bench.ipynb #9c78e3a0
 PHASES = dict(wishes=[decode, forget], timers=[cool_down], motion=[locate, drive, arrive], fire=[fire],
               flight=[fly], defence=[pick, hear, intercepted], damage=[suffer, credit, settle],
               rewards=[earn, share], sight=[look, look_back], sensors=[wade, sense, know, remember, pool],
@@ -121,7 +121,7 @@ def by_phase(worlds: int = 64, decisions: int = 60) -> dict[str, float]:
             call = timed([empty]*len(sweeps[name]))
             spent[name] += timed(sweeps[name]) - call
         for name in PHASES: taken[name].append(spent[name])
-    return {name: 1e6*median(t[1:])/worlds for name, t in taken.items()}
+    return {name: max(0., 1e6*median(t[1:])/worlds) for name, t in taken.items()}
 
 # %% ../../nbs/53_bench.ipynb #5758fea9
 def owned(world: MechWorld) -> int:
