@@ -308,8 +308,8 @@ class Corridor(World):
         return dict(tick=s['t'][w:w+1].copy(), place=s['place'][w].copy(), cue=s['cue'][w].copy(),
                     alive=self.alive[w].copy())
 
-# %% ../nbs/02_world.ipynb #10d02984
-WORLDS = dict(corridor='echelon.world:Corridor,CorridorConfig', mech='echelon.env.env:MechWorld,EnvConfig')
+# %% ../nbs/02_world.ipynb #8042c7e6
+WORLDS = dict(corridor='echelon.world:Corridor,CorridorConfig', mech='echelon.env.battle:MechWorld,EnvConfig')
 
 def make(name: str,                # 'mech', 'corridor'
          worlds: int = 64,         # games played side by side

@@ -20,7 +20,7 @@ PARAMETERS = 4096  # bytes that every driver lets a kernel take
 
 def battle(machine):
     "Two packs face to face, all triggers pulled: the game as it opens and after each decision"
-    from echelon.env.env import DECIDE, OPEN
+    from echelon.env.battle import DECIDE, OPEN
     from echelon.world import make
     world = make('mech', worlds=2, seed=5, pack=(1, 1, 1, 1), autoreset=False, observation_mode='partial',
                  world=dict(size=40, pool=1, biomes=()))
@@ -73,7 +73,7 @@ def open_records(g):
 @pytest.fixture(scope='module')
 def told():
     "The battle as the CPU's driver plays it"
-    from echelon.env.env import play
+    from echelon.env.battle import play
     moments = battle(play)
     world, mech, event = moments[-1]['world'], moments[-1]['mech'], [m['event'] for m in moments]
     assert (world['over'] == 0).all() and (mech['alive'] == 0).any() and mech['took'].any()
@@ -158,7 +158,7 @@ class Turns:
 
 @pytest.mark.parametrize('order', [range(8), range(7, -1, -1), [4, 1, 3, 0, 2]], ids=str)
 def test_lanes_may_run_in_any_order(told, order):
-    from echelon.env.env import DECIDE, deciding, play, viewing
+    from echelon.env.battle import DECIDE, deciding, play, viewing
     from echelon.sim.sim import looking, ticking
     turns = Turns(order)
     view = viewing(turns.wait, looking(turns.wait).py_func).py_func

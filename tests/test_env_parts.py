@@ -403,7 +403,7 @@ def test_terms_add_up_to_the_mean_reward():
 
 def test_degenerate_play_does_not_pay():
     "Against the heuristic nobody who shirks earns more than it does"
-    pytest.importorskip('echelon.env.env')
+    pytest.importorskip('echelon.env.battle')
     import echelon
 
     def played(style, games=16):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from echelon.config import BIOMES, CLASSES, ConfigError, EnvConfig, WorldConfig
-from echelon.env.env import MechWorld
+from echelon.env.battle import MechWorld
 from echelon.gen import terrain
 from echelon.gen.terrain import (MOST_FIXES, NO_WAY, Recipe, choose, columns, flood, make_map, places,
                                  regenerate, survey, walk, widened)

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['LANES', 'wait', 'told', 'player', 'uploaded', 'downloaded']
 
-# %% ../../nbs/28_gpu.ipynb #f43a5c0a
+# %% ../../nbs/28_gpu.ipynb #fbf4d614
 from functools import cache
 
 import numpy as np
 from numba import config, cuda
 
 from ..core import kernel
-from .env import DECIDE, OPEN, deciding, viewing
+from .battle import DECIDE, OPEN, deciding, viewing
 from .rewards import prime
 from ..sim.mech import open_game
 from ..sim.sim import looking, ticking

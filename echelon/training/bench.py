@@ -6,7 +6,7 @@
 __all__ = ['PHASES', 'TICKED', 'WHOLE', 'random_actions', 'speed', 'threads_of', 'in_turn', 'simulation', 'sweep', 'by_phase',
            'owned', 'landscape', 'training', 'shares', 'processor', 'bench']
 
-# %% ../../nbs/53_bench.ipynb #796c0844
+# %% ../../nbs/53_bench.ipynb #af168e01
 import os
 import platform
 from pathlib import Path
@@ -20,7 +20,7 @@ import numpy as np
 from ..config import EnvConfig, WorldConfig
 from ..core import kernel
 from ..env.actions import decode, write_mask
-from ..env.env import MechWorld, forget
+from ..env.battle import MechWorld, forget
 from ..env.observations import observe
 from ..env.rewards import earn, share
 from ..gen.terrain import choose, make_map
