@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from echelon.agents.heuristic import SCRIPTS, fight, scripted
+from echelon.agents.heuristic import SCRIPTS, HeuristicPolicy, fight, scripted
 from echelon.config import BIOMES, EnvConfig
 from echelon.core import kernel
 from echelon.env import observations as ob
@@ -54,22 +54,17 @@ def reward_all(g):
 
 
 @kernel
-def look_all(g):
-    for w in range(len(g.world)): sights(g, w, 0, 1)
-
-
-@kernel
 def script_all(g):
     for w in range(len(g.world)):
         for i in range(g.mech.shape[1]): scripted(g, w, i)
 
 
 @kernel
-def walk_in(g, first):
-    "Go where the heuristic goes and never fire"
+def walk_in(g, first, temper):
+    "Go where the fighter goes; `temper` never fires"
     for w in range(len(g.world)):
         for i in range(first, g.mech.shape[1]):
-            fight(g, w, i, np.float32(0))
+            fight(g, w, i, temper[0], g.action[w, i])
 
 
 def game(worlds=1, pack=(1, 5, 3, 1), size=64, biomes=BIOMES, maps=2, **settings):
@@ -286,25 +281,38 @@ def test_scripts_act_alike_on_both_sides(script):
     n = g.mech.shape[1]//2
     for decision in range(12):
         g.world['decision'] = decision
-        look_all(g); script_all(g)
+        observe_all(g, 8); script_all(g)
         blue, red = g.action[:, :n].copy(), g.action[:, n:]
         for k in (ActionIndex.STRAFE, ActionIndex.YAW): blue[..., k] *= -1
         assert (blue == red).all() and np.isfinite(red).all() and np.abs(red).max() <= 1.05
 
 
-def test_scripts_see_only_what_their_pack_sees():
-    g = game(1, biomes=())
-    scatter(g, dead=0.); g.control[:] = 1
-    hidden = g._replace(action=g.action.copy(), mech=g.mech.copy())
-    hidden.mech['sees'] = 0
-    script_all(hidden); blind = hidden.action.copy()
-    hidden.mech['x'][0, 10:] += 1
-    script_all(hidden)
-    assert (hidden.action[0, :10] == blind[0, :10]).all() and (blind[0, :10, ActionIndex.PRIMARY] < 0).all()
+@pytest.mark.parametrize('script', SCRIPTS)
+def test_scripts_know_of_others_only_what_they_observe(script):
+    "Everything that is true of others may change: with the same observation the action is the same"
+    g = game(4, observation_mode='partial')
+    scatter(g, dead=0.); observe_all(g, 4)
+    g.control[:] = 1 + SCRIPTS.index(script)
+    script_all(g)
+    before, kept = g.action.copy(), g.mech.copy()
+    for team in (0, 1):
+        g.mech[:] = kept
+        others = g.mech['team'] != team
+        for name in ('x', 'y', 'hp', 'heat', 'painted', 'vx', 'hx', 'cool0', 'down'): g.mech[name][others] += 7
+        g.mech['alive'][others] = 0
+        g.track['x'] += 9
+        script_all(g)
+        assert (g.action[~others] == before[~others]).all()
+    g.mech[:] = kept
+    g.obs[..., :500] = 0
+    g.obs[..., 500:520] = 1
+    script_all(g)
+    blinded = (g.action != before).any()
+    assert blinded == (script not in ('random', 'idle', 'blind'))
 
 
 def test_a_row_without_a_script_is_left_alone():
-    g = game(1); g.action[:] = .5; g.control[0, 3] = 4
+    g = game(1); g.action[:] = .5; g.control[0, 3] = 1 + SCRIPTS.index('idle')
     script_all(g)
     assert (g.action[0, 3] == 0).all() and (np.delete(g.action[0], 3, 0) == .5).all()
 
@@ -406,6 +414,8 @@ def test_degenerate_play_does_not_pay():
     pytest.importorskip('echelon.env.battle')
     import echelon
 
+    harmless = HeuristicPolicy(weapon_fire_prob=0.).temper
+
     def played(style, games=16):
         world = echelon.make('mech', worlds=games, seed=4, autoreset=False, world=dict(size=64, pool=4))
         n = world.spec.num_agents//2
@@ -415,7 +425,7 @@ def test_degenerate_play_does_not_pay():
             world.action[:] = 0
             if style == 'hovers': world.action[..., ActionIndex.JET] = 1
             if style == 'only vents': world.action[..., ActionIndex.VENT] = 1
-            if style == 'walks in and never fires': walk_in(world.game_arrays, n)
+            if style == 'walks in and never fires': walk_in(world.game_arrays, n, harmless)
             world.step()
             total += world.reward
         return total[:, :n].mean(), total[:, n:].mean(), world.stats['win'].sum(0)

@@ -4,17 +4,17 @@
 
 # %% auto #0
 __all__ = ['HITSCAN', 'STRAIGHT', 'BALLISTIC', 'HOMING', 'NUMBERS', 'WEAPON', 'SLOTS', 'NONE', 'ECM', 'ECCM', 'CLASS', 'SUITE',
-           'COMMAND', 'GRAVITY', 'JET_CEILING', 'JET_HEAT', 'DRIVE_TAU', 'RULES', 'MECH', 'SHOT', 'FREE', 'FLYING',
-           'BURST', 'CLOUD', 'TRACK', 'KINDS', 'EVENT', 'EVENTS', 'WORLD', 'weapon_records', 'class_records',
-           'suite_records', 'rules_record', 'Game', 'pack_kinds', 'widest', 'some_maps', 'new_game', 'awake', 'sooner',
-           'legged', 'open_game']
+           'COMMAND', 'SCRIPT', 'GRAVITY', 'JET_CEILING', 'JET_HEAT', 'DRIVE_TAU', 'RULES', 'MECH', 'SHOT', 'FREE',
+           'FLYING', 'BURST', 'CLOUD', 'TRACK', 'KINDS', 'EVENT', 'EVENTS', 'WORLD', 'weapon_records', 'class_records',
+           'suite_records', 'script_records', 'rules_record', 'Game', 'pack_kinds', 'widest', 'some_maps', 'new_game',
+           'awake', 'sooner', 'legged', 'open_game']
 
-# %% ../../nbs/13_mech.ipynb #c9e1b7df
+# %% ../../nbs/13_mech.ipynb #fa17a8e2
 from typing import NamedTuple
 
 import numpy as np
 
-from ..config import SHOTS, EnvConfig
+from ..config import SHOTS, EnvConfig, ScriptConfig
 from ..core import kernel
 from ..gen.terrain import make_generation
 from .voxels import STEP_UP, Maps, lay, new_land
@@ -34,7 +34,7 @@ def weapon_records(config: EnvConfig) -> np.ndarray:
             for w in config.weapons.values()]
     return np.array(rows, WEAPON)
 
-# %% ../../nbs/13_mech.ipynb #9345a138
+# %% ../../nbs/13_mech.ipynb #f356a1e1
 SLOTS, NONE, ECM, ECCM = ('primary', 'secondary', 'tertiary', 'special'), -1, -2, -3
 CLASS = np.dtype([('half', 'f4'),        # vox, half the width of the box
                   ('height', 'f4'),      # vox
@@ -43,13 +43,14 @@ CLASS = np.dtype([('half', 'f4'),        # vox, half the width of the box
                   ('jet', 'f4'),         # vox/s²
                   ('hp', 'f4'), ('leg', 'f4'), ('capacity', 'f4'), ('cooling', 'f4'), ('mass', 'f4'),
                   *((f'weapon{k}', 'i4') for k in range(4)),   # index into the weapons, NONE, ECM or ECCM
-                  ('ams', 'i4'), ('suite', 'i4')], align=True)   # 1: has point defence; index into the suites
+                  ('ams', 'i4'), ('suite', 'i4'),   # 1: has point defence; index into the suites
+                  ('fights_at', 'f4')], align=True)   # vox, for scripts
 
 def class_records(config: EnvConfig) -> np.ndarray:
     "One `CLASS` record a class, in the order of `CLASS_NAMES`"
     index = {'': NONE, 'ecm': ECM, 'eccm': ECCM} | {name: k for k, name in enumerate(config.weapons)}
     rows = [(c.width/2, c.height, c.speed, c.yaw_rate, c.jet, c.hp, c.leg, c.capacity, c.cooling, c.mass,
-             *(index[getattr(c, s)] for s in SLOTS), c.ams, tuple(config.suites).index(c.suite))
+             *(index[getattr(c, s)] for s in SLOTS), c.ams, tuple(config.suites).index(c.suite), c.fights_at)
             for c in config.classes.values()]
     return np.array(rows, CLASS)
 
@@ -63,7 +64,14 @@ def suite_records(config: EnvConfig) -> np.ndarray:
     "One `SUITE` record a suite, in the order of the config"
     return np.array([tuple(getattr(s, name) for name in SUITE.names) for s in config.suites.values()], SUITE)
 
-# %% ../../nbs/13_mech.ipynb #236efacf
+# %% ../../nbs/13_mech.ipynb #d2597504
+SCRIPT = np.dtype([(name, 'f4') for name in ScriptConfig.model_fields])
+
+def script_records(config: EnvConfig) -> np.ndarray:
+    "One `SCRIPT` record a temper, in the order of the config"
+    return np.array([tuple(s.model_dump().values()) for s in config.scripts.values()], SCRIPT)
+
+# %% ../../nbs/13_mech.ipynb #835859ee
 GRAVITY, JET_CEILING, JET_HEAT, DRIVE_TAU = 9.81, 8., 40., .15  # vox/s², vox, heat/s, s
 RULES = np.dtype([('dt', 'f4'), ('decision', 'f4'),          # s: of a tick, of a decision
                   ('ticks', 'i4'),                           # of a decision
@@ -78,12 +86,11 @@ RULES = np.dtype([('dt', 'f4'), ('decision', 'f4'),          # s: of a tick, of 
                   *((f'w_{name}', 'f4') for name in ('approach', 'zone', 'stand', 'damage', 'kill', 'assist',
                                                      'paint', 'death', 'friendly', 'overheat', 'win', 'draw',
                                                      'loss')),
-                  ('team_share', 'f4'), ('gamma', 'f4'),
-                  ('fire_probability', 'f4'), ('vent_heat', 'f4'), ('desired_range', 'f4')], align=True)
+                  ('team_share', 'f4'), ('gamma', 'f4')], align=True)
 
 def rules_record(config: EnvConfig) -> np.ndarray:
     "The one `RULES` record, as an array of length 1"
-    r, c, h = np.zeros(1, RULES), config, config.heuristic
+    r, c = np.zeros(1, RULES), config
     limit = int(round(c.max_episode_seconds/c.decision_seconds))
     values = dict(dt=c.dt_sim, decision=c.decision_seconds, ticks=c.decision_repeat,
                   limit=limit, cut=c.max_decisions,
@@ -93,7 +100,6 @@ def rules_record(config: EnvConfig) -> np.ndarray:
                   pack=sum(c.pack), leader=c.pack[0], goal=c.max_episode_seconds/2,
                   partial=c.observation_mode == 'partial',
                   team_share=c.rewards.team_share, gamma=c.rewards.gamma,
-                  fire_probability=h.fire_probability, vent_heat=h.vent_heat, desired_range=h.desired_range,
                   **{n: getattr(c.rewards, n[2:]) for n in RULES.names if n.startswith('w_')})
     for name, value in values.items(): r[name] = value
     return r
@@ -182,13 +188,14 @@ WORLD = np.dtype([
     ('hunted', 'u8'),                            # rows at which a missile flies
     ('alert0', 'i4'), ('alert1', 'i4')], align=True)        # 1: somebody of the team sees an enemy
 
-# %% ../../nbs/13_mech.ipynb #af2af9fd
+# %% ../../nbs/13_mech.ipynb #83dfcbd2
 class Game(NamedTuple):
     "Every array that the simulator reads or writes; axes `W` worlds, `N` rows"
     rules: np.ndarray      # RULES [1]
     classes: np.ndarray    # CLASS [4]
     weapons: np.ndarray    # WEAPON [7]
     suites: np.ndarray     # SUITE [5]
+    scripts: np.ndarray    # SCRIPT [6]
     world: np.ndarray      # WORLD [W]
     mech: np.ndarray       # MECH [W,N]
     shot: np.ndarray       # SHOT [W,N,8]
@@ -233,7 +240,7 @@ def widest(config: EnvConfig) -> tuple[float, float]:
     used = [c for c, n in zip(reversed(config.classes.values()), config.pack) if n]
     return max(c.width for c in used), max(c.height for c in used)
 
-# %% ../../nbs/13_mech.ipynb #c97846d3
+# %% ../../nbs/13_mech.ipynb #f7318d0f
 def some_maps(config: EnvConfig) -> Maps:
     "The first maps of the landscape of a config"
     return make_generation(config.world, config.team_size, widest(config))[0]
@@ -247,8 +254,8 @@ def new_game(config: EnvConfig,
     f, mech = lambda *shape: np.zeros((W, *shape), np.float32), np.zeros((W, N), MECH)
     mech['kind'] = np.tile(pack_kinds(config), 2)
     return Game(rules_record(config), class_records(config), weapon_records(config), suite_records(config),
-                np.zeros(W, WORLD), mech, np.zeros((W, N, SHOTS), SHOT), np.zeros((W, N), CLOUD),
-                np.zeros((W, N//2 + 1, N), TRACK), np.zeros((W, EVENTS), EVENT),
+                script_records(config), np.zeros(W, WORLD), mech, np.zeros((W, N, SHOTS), SHOT),
+                np.zeros((W, N), CLOUD), np.zeros((W, N//2 + 1, N), TRACK), np.zeros((W, EVENTS), EVENT),
                 np.tile(np.arange(N, dtype=np.int8), (W, N, 1)),
                 np.zeros((W, N, 2), np.int8), np.zeros((W, N//2, N//2, 2), np.int16),
                 np.full((W, 3, -(-N//8)*8), 1 << 30), *new_land(maps, W),
