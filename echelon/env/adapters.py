@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Rows', 'spaces', 'GymnasiumVector', 'GymnasiumSingle', 'sb3_class', 'SB3Vector']
 
-# %% ../../nbs/29_adapters.ipynb #2676a596
+# %% ../../nbs/29_adapters.ipynb #fc940257
 from functools import cache
 from typing import Any, Iterable
 
 import numpy as np
 
 from ..core import require
-from ..named import action_bounds, checked, checked_seed, need, one_thread
+from ..named import action_bounds, at_most, checked, checked_seed, need
 from ..world import World, WorldSpec
 
 # %% ../../nbs/29_adapters.ipynb #48e5108b
@@ -24,7 +24,7 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-# %% ../../nbs/29_adapters.ipynb #754c19f3
+# %% ../../nbs/29_adapters.ipynb #8c8ee086
 class Rows:
     "Chosen rows of all worlds of a batch, flat and world after world; what it hands out are copies"
 
@@ -48,7 +48,8 @@ class Rows:
 
     def reset(self, seed: Any = None, worlds: np.ndarray | None = None) -> np.ndarray:
         "Open games; the observations of all rows"
-        self.world.reset(None if seed is None else checked_seed(seed), worlds)
+        seed = None if seed is None else checked_seed(seed)
+        with at_most(self.world.spec.num_worlds): self.world.reset(seed, worlds)
         return self.of(self.world.obs)
 
     def check(self, actions: Any) -> np.ndarray:
@@ -63,7 +64,7 @@ class Rows:
         "Play checked actions; the observations of all rows"
         mine = self.world.action[:, self.rows]
         self.world.action[:, self.rows] = actions.reshape(mine.shape)
-        self.world.step()
+        with at_most(self.world.spec.num_worlds): self.world.step()
         return self.of(self.world.obs)
 
 # %% ../../nbs/29_adapters.ipynb #a3c0ac62
@@ -123,7 +124,7 @@ class GymnasiumVector(gymnasium.vector.VectorEnv):
         return (obs, self.table.of(w.reward), self.table.spread(w.terminated),
                 self.table.spread(w.truncated), infos)
 
-# %% ../../nbs/29_adapters.ipynb #592fe50b
+# %% ../../nbs/29_adapters.ipynb #f58a3b32
 class GymnasiumSingle(gymnasium.Env):
     "One row of a world of one game as Gymnasium's environment; the other rows are scripts, or stand still"
     metadata = dict(render_modes=[])
@@ -138,17 +139,17 @@ class GymnasiumSingle(gymnasium.Env):
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
         "Open the game of `seed`, or the next one"
-        with one_thread(): obs, infos = self.vector.reset(seed=seed)
+        obs, infos = self.vector.reset(seed=seed)
         super().reset(seed=None if seed is None else int(seed))
         return obs[0], self._info(infos)
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
         "One decision: observation, reward, terminated, truncated, info"
         action = checked(action, self.action_space.shape, 'action')
-        with one_thread(): obs, reward, terminated, truncated, infos = self.vector.step(action[None])
+        obs, reward, terminated, truncated, infos = self.vector.step(action[None])
         return obs[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), self._info(infos)
 
-# %% ../../nbs/29_adapters.ipynb #3b4905ab
+# %% ../../nbs/29_adapters.ipynb #ee62fbeb
 @cache
 def sb3_class() -> type:
     "The class of SB3's adapter, made when it is first asked for"
@@ -181,7 +182,9 @@ def sb3_class() -> type:
 
         def close(self): "Nothing to release"
         def env_is_wrapped(self, wrapper_class, indices=None): return [False]*len(self._chosen(indices))
-        def get_attr(self, name, indices=None): return [getattr(self, name)]*len(self._chosen(indices))
+        def get_attr(self, attr_name, indices=None):
+            return [getattr(self, attr_name)]*len(self._chosen(indices))
+
         def set_attr(self, attr_name, value, indices=None): self._alone(attr_name)
         def env_method(self, method_name, *args, indices=None, **kwargs): self._alone(method_name)
         def _chosen(self, indices): return list(self._get_indices(indices))

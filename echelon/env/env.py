@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['SIDES', 'outcome', 'EchelonEnv']
 
-# %% ../../nbs/26_env.ipynb #3896bcec
+# %% ../../nbs/26_env.ipynb #1444ae9d
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import numpy as np
 from ..config import EnvConfig
 from ..core import require
 from .battle import MechWorld
-from ..named import NamedGame, action_bounds, against, checked_seed, need, one_thread
+from ..named import NamedGame, action_bounds, against, at_most, checked_seed, need
 
 # %% ../../nbs/26_env.ipynb #a9747c95
 need('pettingzoo', 'envs')
@@ -36,7 +36,7 @@ def outcome(world: MechWorld, w: int = 0) -> dict[str, Any] | None:
     return dict(winner=SIDES[end['winner']] if end['winner'] >= 0 else None, reason=reason, score=score,
                 living=living, decisions=end['decision'].item())
 
-# %% ../../nbs/26_env.ipynb #04633d3d
+# %% ../../nbs/26_env.ipynb #497862f8
 class EchelonEnv(ParallelEnv):
     "One battle as a PettingZoo parallel environment; a death terminates its agent, the end all of them"
     metadata = dict(name='echelon_mech_v0', render_modes=[], is_parallelizable=True)
@@ -60,7 +60,7 @@ class EchelonEnv(ParallelEnv):
 
     def reset(self, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
         "Open the game of `seed`, or the next one: observations and infos by agent"
-        with one_thread(): self.world.reset(None if seed is None else checked_seed(seed))
+        with at_most(1): self.world.reset(None if seed is None else checked_seed(seed))
         told = self.game.opened()
         self.agents = list(self.game.agents)
         return told
@@ -70,7 +70,7 @@ class EchelonEnv(ParallelEnv):
         require(bool(self.agents), 'step of a game that is not running: expected reset() first')
         self.game.check(actions)
         self.game.write(actions)
-        with one_thread(): self.world.step()
+        with at_most(1): self.world.step()
         told = self.game.told()
         self.agents = list(self.game.agents)
         if not self.agents: self.last_outcome = outcome(self.world)

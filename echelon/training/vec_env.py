@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['checked_range', 'VectorEnv']
 
-# %% ../../nbs/27_vec_env.ipynb #63baf06f
+# %% ../../nbs/27_vec_env.ipynb #7855fc50
 import numbers
 from typing import Any, Sequence
 
@@ -14,7 +14,7 @@ import numpy as np
 from ..config import EnvConfig
 from ..core import mix, require
 from ..env.battle import MechWorld
-from ..named import NamedGame, against, checked_seed
+from ..named import NamedGame, against, at_most, checked_seed
 
 # %% ../../nbs/27_vec_env.ipynb #8c7abb42
 def checked_range(name: str, value: Any) -> tuple[int, int]:
@@ -24,7 +24,7 @@ def checked_range(name: str, value: Any) -> tuple[int, int]:
     require(whole and 0 < pair[0] <= pair[1], f'{name} = {value!r}: expected two integers in order, above 0')
     return int(pair[0]), int(pair[1])
 
-# %% ../../nbs/27_vec_env.ipynb #1c976337
+# %% ../../nbs/27_vec_env.ipynb #6dc2084f
 class VectorEnv:
     "Many battles at once, as lists with one entry per game; a context manager"
 
@@ -49,7 +49,7 @@ class VectorEnv:
         require(len(seeds) == len(which), f'{len(seeds)} seeds: expected one for each of {len(which)} games')
         keys, mask = np.zeros(self.num_envs, np.uint64), np.zeros(self.num_envs, np.bool_)
         for k, seed in zip(which, seeds): keys[k], mask[k] = mix(checked_seed(seed), 0), True
-        self.world.reset(keys, mask)
+        with at_most(self.num_envs): self.world.reset(keys, mask)
         obs, infos = zip(*[self.games[k].opened() for k in which]) if which else ((), ())
         return list(obs), list(infos)
 
@@ -61,7 +61,7 @@ class VectorEnv:
                 'step before reset, or after the end of all games: expected reset() first')
         for game, actions in zip(self.games, actions_list): game.check(actions)
         for game, actions in zip(self.games, actions_list): game.write(actions)
-        self.world.step()
+        with at_most(self.num_envs): self.world.step()
         obs, rewards, terminated, truncated, infos = map(list, zip(*[game.told() for game in self.games]))
         return obs, rewards, terminated, truncated, infos
 
