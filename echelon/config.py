@@ -202,7 +202,7 @@ class HeuristicConfig(Strict):
     vent_heat: float = Field(.75, ge=0, le=1.4)       # share of capacity above which it vents
     desired_range: float = Field(.8, gt=0, le=1)      # distance it keeps, as a share of its weapon's range
 
-# %% ../nbs/01_config.ipynb #d0ffd508
+# %% ../nbs/01_config.ipynb #27775b99
 SHOTS = 8  # of a mech in the air at once
 
 class EnvConfig(Strict):
@@ -215,6 +215,13 @@ class EnvConfig(Strict):
     decision_repeat: int = Field(5, ge=1, le=20)       # ticks from one decision to the next
     max_episode_seconds: float = Field(120., gt=0, le=3600)
     max_decisions: int = Field(0, ge=0)                # cut a game after so many decisions; 0 never does
+    enable_ewar: bool = True                           # jammers, and what clears jamming, work
+    enable_target_selection: bool = False              # a mech may choose the contact it shoots at
+    enable_obs_control: bool = False                   # a mech may choose how its contacts are sorted
+    enable_comm: bool = False                          # mechs send numbers to their pack
+    comm_dim: int = Field(8, ge=1, le=32)              # how many in a decision
+    enable_orders: bool = False                        # leaders give orders to their pack
+    sticky_slots: bool = False                         # a contact keeps its slot while it is one
     classes: dict[str, MechClass] = CLASSES
     weapons: dict[str, Weapon] = WEAPONS
     suites: dict[str, Suite] = SUITES

@@ -4,18 +4,18 @@
 
 # %% auto #0
 __all__ = ['view', 'decide', 'REST', 'OPEN', 'DECIDE', 'TAIL', 'forget', 'count', 'tally_zone', 'viewing', 'deciding', 'play',
-           'possible', 'flyable', 'buildable', 'drawn', 'MechWorld']
+           'possible', 'flyable', 'buildable', 'sayable', 'drawn', 'MechWorld']
 
-# %% ../../nbs/25_battle.ipynb #700f6d4a
+# %% ../../nbs/25_battle.ipynb #7793476a
 import numpy as np
 from numba import prange
 
 from ..agents.heuristic import SCRIPTS, scripted
 from ..config import EnvConfig, spawn_room
 from ..core import kernel, mix, require
-from .actions import ACTION, decode, write_mask
+from .actions import ACTION, ORDERS, SORTS, action_blocks, decode, write_mask
 from .objective import judge, score
-from .observations import CONTACTS, LAYOUT, MATES, observe
+from .observations import CONTACTS, MATES, layout, observe
 from .rewards import TERMS, earn, prime, share
 from ..gen.terrain import Recipe, Shelf
 from ..sim.mech import FLYING, new_game, open_game, widest
@@ -164,6 +164,18 @@ def buildable(changes: np.ndarray,  # CHANGE [W,CHANGES], from anybody
     places = np.stack([w, c['a'], c['b'], c['z']], -1)
     return bool(good.all()) and len(np.unique(places, axis=0)) == len(places)
 
+# %% ../../nbs/25_battle.ipynb #b194f3b2
+def sayable(option: np.ndarray,   # OPTION [W,N], from anybody
+            slots: np.ndarray,    # int8 [W,N,20]
+            comm: np.ndarray) -> bool:   # float32 [W,N,C]
+    "Whether kernels may look at such choices, contact slots and messages"
+    N = option.shape[1]
+    good = ((option['sort'] >= 0) & (option['sort'] < len(SORTS))
+            & (option['order'] >= 0) & (option['order'] < len(ORDERS))
+            & (option['hostile_only'] >= 0) & (option['hostile_only'] <= 1)
+            & (option['ordered'] >= -1) & (option['ordered'] < N))
+    return bool(good.all() and ((slots >= -1) & (slots < N)).all() and (abs(comm) <= 1).all())
+
 # %% ../../nbs/25_battle.ipynb #dfa90b7a
 TAIL = .12  # s of its flight that a picture shows behind a shot
 
@@ -179,7 +191,7 @@ def drawn(g, w: int) -> np.ndarray:
     lines += [(*(p - TAIL*v), *p, m['team'][i], k) for p, v, i, k in zip(at, way, rows, q['weapon'])]
     return np.array(lines, np.float32).reshape(-1, 8)
 
-# %% ../../nbs/25_battle.ipynb #d0495e87
+# %% ../../nbs/25_battle.ipynb #d2ac2d52
 class MechWorld(World):
     "Battles of two teams of mechs; see the contract in `echelon.world.World`"
     config: EnvConfig
@@ -188,7 +200,7 @@ class MechWorld(World):
         n = config.team_size
         agents = tuple(f'{side}_{k}' for side in ('blue', 'red') for k in range(n))
         spec = WorldSpec('mech', num_worlds, 2*n, agents, (0,)*n + (1,)*n, config.decision_seconds,
-                         LAYOUT, ACTION, SCRIPTS)
+                         layout(config), action_blocks(config), SCRIPTS)
         super().__init__(spec, config, seed, autoreset)
         self.deal = np.zeros((num_worlds, 4), np.int32)   # smallest and largest size, generation, map in it
         self.deal[:, :2] = config.world.smallest or config.world.size, config.world.size
@@ -196,7 +208,8 @@ class MechWorld(World):
         self.shelf = Shelf(config.world, n, widest(config))
         self.shelf.fetch(tuple(self.deal[0, :3].tolist()))
         # another tuple when the shelf grows: whoever keeps it across a step may look at old maps
-        self.game_arrays = g = new_game(config, self.shelf.maps, num_worlds, terms=len(TERMS))._replace(
+        self.game_arrays = g = new_game(config, self.shelf.maps, num_worlds, blocks=spec.action,
+                                        fields=spec.obs, terms=len(TERMS))._replace(
             action=self.action, action_mask=self.action_mask, obs=self.obs, alive=self.alive,
             control=self.control, reward=self.reward)
         self.obs = g.obs.view()
@@ -204,6 +217,8 @@ class MechWorld(World):
         self._state = dict(world=g.world, mech=g.mech, shot=g.shot, cloud=g.cloud, track=g.track,
                            event=g.event, deal=self.deal, sizes=self.sizes,
                            changes=g.changes, changed=g.changed)
+        if len(spec.action) > len(ACTION) or config.sticky_slots:
+            self._state |= dict(option=g.option, slots=g.slots, comm=g.comm)
         self.stats |= dict(kill=g.tally[:, :, 0], damage=g.tally[:, :, 1], zone=g.tally[:, :, 2],
                            hp_margin=g.tally[:, :, 3], nan=g.tally[:, :, 4], dropped=g.tally[:, :, 5],
                            **{f'reward_{name}': g.terms[:, :, k] for k, name in enumerate(TERMS)})
@@ -256,6 +271,8 @@ class MechWorld(World):
                 'state: mechs that no battle brings about')
         require(flyable(state['shot'], state['mech'], world, self.game_arrays),
                 'state: shots, clouds or events that no battle brings about')
+        require('option' not in state or sayable(state['option'], state['slots'], state['comm']),
+                'state: choices, contact slots or messages that no battle brings about')
         require(buildable(state['changes'], state['changed'], world['size'], self.config.world.height),
                 'state: changes of the landscape that no battle makes')
 
