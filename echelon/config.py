@@ -222,7 +222,7 @@ SCRIPTS = dict(
     sniper    = ScriptConfig(desired_range=1.4, caution=.5, zone=.2, leash=999.),
 )
 
-# %% ../nbs/01_config.ipynb #b8325e69
+# %% ../nbs/01_config.ipynb #f2636f73
 SHOTS = 8  # of a mech in the air at once
 
 class EnvConfig(Strict):
@@ -235,6 +235,13 @@ class EnvConfig(Strict):
     decision_repeat: int = Field(5, ge=1, le=20)       # ticks from one decision to the next
     max_episode_seconds: float = Field(120., gt=0, le=3600)
     max_decisions: int = Field(0, ge=0)                # cut a game after so many decisions; 0 never does
+    enable_ewar: bool = True                           # jammers, and what clears jamming, work
+    enable_target_selection: bool = False              # a mech may choose the contact it shoots at
+    enable_obs_control: bool = False                   # a mech may choose how its contacts are sorted
+    enable_comm: bool = False                          # mechs send numbers to their pack
+    comm_dim: int = Field(8, ge=1, le=32)              # how many in a decision
+    enable_orders: bool = False                        # leaders give orders to their pack
+    sticky_slots: bool = False                         # a contact keeps its slot while it is one
     classes: dict[str, MechClass] = CLASSES
     weapons: dict[str, Weapon] = WEAPONS
     suites: dict[str, Suite] = SUITES

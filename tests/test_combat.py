@@ -938,13 +938,17 @@ def summary(g, w):
 
 
 def battles():
-    "Four battles of 40 s: digest and summary every 20 ticks, by name"
+    """Eight battles of 40 s: digest and summary every 20 ticks, by name
+
+    The heuristic, which is the yardstick, against each of the other scripts; and any actions at all"""
     rows, rng = {}, np.random.default_rng(0)
-    for kind, seeds in (('scripts', [1, 2, 3]), ('random', [4])):
+    for kind, seeds in (('recruit', [1, 2]), ('rusher', [3]), ('anything', [4]), ('holder', [5]),
+                        ('flanker', [6]), ('sniper', [7]), ('blind', [8])):
         world = make('mech', worlds=len(seeds), seed=np.array(seeds, np.uint64), autoreset=False,
                      observation_mode='partial', world=dict(size=64, pool=4))
-        heuristic, recruit = (1 + world.spec.scripts.index(name) for name in ('heuristic', 'recruit'))
-        if kind == 'scripts': world.control[:, :10], world.control[:, 10:] = heuristic, recruit
+        if kind != 'anything':
+            code = world.spec.scripts.index
+            world.control[:, :10], world.control[:, 10:] = 1 + code('heuristic'), 1 + code(kind)
         for t in range(1, 161):
             action = rng.uniform(-1, 1, world.action.shape).astype(np.float32)
             action[..., :2] *= np.float32([-1, .3])
@@ -979,8 +983,8 @@ def test_golden_battles(pytestconfig):
     known = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {}
     wrong = difference(known, found)
     assert not wrong, wrong
-    assert [len(rows) for rows in known.values()] == [40]*4 and GOLDEN.stat().st_size < 30_000
-    assert sum(rows[-1][6] + rows[-1][7] for rows in known.values()) < 70
+    assert [len(rows) for rows in known.values()] == [40]*8 and GOLDEN.stat().st_size < 30_000
+    assert sum(rows[-1][6] + rows[-1][7] for rows in known.values()) < 150
 
 
 def test_a_golden_difference_is_readable():

@@ -23,11 +23,12 @@ def battle(machine):
     from echelon.env.battle import DECIDE, OPEN
     from echelon.world import make
     world = make('mech', worlds=2, seed=5, pack=(1, 1, 1, 1), autoreset=False, observation_mode='partial',
-                 world=dict(size=40, pool=1, biomes=()))
+                 world=dict(size=40, pool=1, biomes=()), sticky_slots=True, enable_target_selection=True,
+                 enable_obs_control=True, enable_comm=True, enable_orders=True)
     g, moments, games = world.game_arrays, [], (np.array([7, 8], np.uint64), np.zeros(2, np.int32))
     for decision in range(1 + DECISIONS):
         if decision == 1: face(g)
-        g.action[g.control == 0] = [.3, .2, .5, .1, 1, -1, 1, 1, 1]
+        g.action[g.control == 0] = [.3, .2, .5, .1, 1, -1, 1, 1, 1, *[1]*(g.action.shape[2] - 9)]
         machine(g, world.shelf.maps, np.full(2, DECIDE if decision else OPEN), *games)
         moments.append({name: a.copy() for name, a in g._asdict().items()})
     return moments
@@ -78,6 +79,7 @@ def told():
     world, mech, event = moments[-1]['world'], moments[-1]['mech'], [m['event'] for m in moments]
     assert (world['over'] == 0).all() and (mech['alive'] == 0).any() and mech['took'].any()
     assert sum((e['tick'] > 0).sum() for e in event) > 20
+    assert mech['focus'].max() >= 0 and moments[-1]['comm'].any() and moments[-1]['option']['order'].any()
     return moments
 
 
@@ -85,10 +87,10 @@ def told():
 
 def phases():
     "Every kernel that the drivers call, by the module that names it: what lies between two barriers"
-    from echelon.env import env, gpu
+    from echelon.env import battle, gpu
     from echelon.sim import sim
-    texts = [(sim, sim.tick.py_func), (sim, sim.sights.py_func), (env, env.view.py_func),
-             (env, env.decide.py_func), (gpu, gpu.player().py_func)]
+    texts = [(sim, sim.tick.py_func), (sim, sim.sights.py_func), (battle, battle.view.py_func),
+             (battle, battle.decide.py_func), (gpu, gpu.player().py_func)]
     return {(module, name) for module, f in texts for name in f.__code__.co_names
             if hasattr(getattr(module, name, None), 'py_func')}
 

@@ -298,7 +298,8 @@ def test_scripts_know_of_others_only_what_they_observe(script):
     for team in (0, 1):
         g.mech[:] = kept
         others = g.mech['team'] != team
-        for name in ('x', 'y', 'hp', 'heat', 'painted', 'vx', 'hx', 'cool0', 'down'): g.mech[name][others] += 7
+        for name in ('x', 'y', 'hp', 'heat', 'painted', 'vx', 'hx', 'cool0', 'down'):
+            g.mech[name][others] += 7
         g.mech['alive'][others] = 0
         g.track['x'] += 9
         script_all(g)

@@ -10,7 +10,7 @@ __all__ = ['ZERO', 'ONE', 'TINY', 'TURN', 'DISK', 'SPIRAL', 'INNER', 'CLOSE', 'B
            'endangers', 'kind_of', 'strikes', 'aimed', 'trigger', 'emit', 'shoot', 'facing', 'fight', 'stumble',
            'by_the_clock', 'scripted', 'advise', 'advise_one', 'HeuristicPolicy']
 
-# %% ../../nbs/24_heuristic.ipynb #4ba0b663
+# %% ../../nbs/24_heuristic.ipynb #c4d38ce5
 from math import sqrt
 
 import numpy as np
@@ -19,8 +19,8 @@ from ..config import SCRIPTS as TEMPERS
 from ..config import EnvConfig, ScriptConfig
 from ..core import draw, kernel, require
 from ..env.actions import Act, ready
-from ..env.observations import CONTACT, CONTACTS, MATES, NEAR, SQUAD, At, Contact, Panel, own_frame
-from ..sim.mech import ECCM, ECM, HOMING, script_records
+from ..env.observations import CONTACT, MATES, NEAR, SQUAD, At, Contact, Panel, own_frame
+from ..sim.mech import CONTACTS, ECCM, ECM, HOMING, script_records
 from ..sim.voxels import column
 from ..sim.weapons import LOCK
 
@@ -104,7 +104,7 @@ def march(g, w, i, p):
         if side*(m.y - world.zone_y) < p.flank: x, y = unit(np.float32(.6)*x, y + side)
     return own_frame(x, y, m)
 
-# %% ../../nbs/24_heuristic.ipynb #77a33b20
+# %% ../../nbs/24_heuristic.ipynb #6e62b183
 BAND, THREAT = np.float32(12.), np.float32(16.)   # vox, within which mates and enemies count as near
 VEILED, WOUNDED, REACHED, FALLEN, PAINTED, FACED = (np.float32(x) for x in (15., 10., 5., 3., 2., 2.))   # vox
 
@@ -137,7 +137,7 @@ def prey(row, p, ma, mr):
     best, found, near = np.float32(np.inf), -1, ZERO
     for k in range(CONTACTS):
         at = k*len(CONTACT)
-        if row[At.contact_mask + k] != 0 or row[at + Contact.hostile] < 0: break   # enemies come first
+        if row[At.contact_mask + k] != 0 or row[at + Contact.hostile] < 0: continue
         if placed(row, at)[2] < THREAT: near += ONE
         far = distance_to_care(row, at, p, ma, mr)
         if far < best: best, found = far, at
@@ -247,7 +247,7 @@ def strikes(g, m, row, at, k):
     if d - g.classes[m.kind].half - g.classes[kind_of(row, at)].half > reach: return False
     return not (weapon.paint > 0 and painted) and not endangers(row, a, r, weapon.splash)
 
-# %% ../../nbs/24_heuristic.ipynb #5ec6789f
+# %% ../../nbs/24_heuristic.ipynb #c0b9ce0b
 @kernel(inline=True)
 def aimed(g, w, i, k):
     "Whether there is something for weapon `k` of mech `i` to shoot at"
@@ -257,7 +257,7 @@ def aimed(g, w, i, k):
     if g.weapons[k].cloud > 0: return m.took > 0 and m.heat > HAZY*c.capacity and m.hp < SPENT*c.hp
     for s in range(CONTACTS):
         at = s*len(CONTACT)
-        if row[At.contact_mask + s] != 0 or row[at + Contact.hostile] < 0: return False
+        if row[At.contact_mask + s] != 0 or row[at + Contact.hostile] < 0: continue
         if strikes(g, m, row, at, k): return True
     return False
 
@@ -270,7 +270,7 @@ def trigger(g, w, i, slot, k, cool, budget, chance):
     if draw(world.key, world.decision, g.mech[w, i].place, 10 + slot) >= chance: return 0, budget
     return 1, budget - made
 
-# %% ../../nbs/24_heuristic.ipynb #4491dc5e
+# %% ../../nbs/24_heuristic.ipynb #33d69f8f
 @kernel(inline=True)
 def emit(g, w, i, a):
     "Press the buttons of the jammer and of what clears jamming, where the mech has them"
@@ -284,11 +284,11 @@ def emit(g, w, i, a):
 def shoot(g, w, i, p, a):
     "Write the five buttons of mech `i` with temper `p` into its action row `a`"
     m, c = g.mech[w, i], g.classes[g.mech[w, i].kind]
-    budget = np.float32(.98)*c.capacity - m.heat
-    third, budget = trigger(g, w, i, 2, c.weapon2, m.cool2, budget, p.fire_probability)
-    second, budget = trigger(g, w, i, 1, c.weapon1, m.cool1, budget, p.fire_probability)
-    first, budget = trigger(g, w, i, 0, c.weapon0, m.cool0, budget, p.fire_probability)
-    fourth, budget = trigger(g, w, i, 3, c.weapon3, m.cool3, budget, p.fire_probability)
+    budget, chance = np.float32(.98)*c.capacity - m.heat, p.fire_probability*g.world[w].arms
+    third, budget = trigger(g, w, i, 2, c.weapon2, m.cool2, budget, chance)
+    second, budget = trigger(g, w, i, 1, c.weapon1, m.cool1, budget, chance)
+    first, budget = trigger(g, w, i, 0, c.weapon0, m.cool0, budget, chance)
+    fourth, budget = trigger(g, w, i, 3, c.weapon3, m.cool3, budget, chance)
     idle = max(first, second, third, fourth) < 0 and m.heat > np.float32(.2)*c.capacity
     a[Act.PRIMARY] = ONE if first == 1 else -ONE
     a[Act.SECONDARY] = ONE if second == 1 else -ONE

@@ -4,21 +4,21 @@
 
 # %% auto #0
 __all__ = ['view', 'decide', 'REST', 'OPEN', 'DECIDE', 'TAIL', 'forget', 'count', 'tally_zone', 'viewing', 'deciding', 'play',
-           'possible', 'flyable', 'buildable', 'drawn', 'MechWorld']
+           'possible', 'flyable', 'buildable', 'sayable', 'drawn', 'MechWorld']
 
-# %% ../../nbs/25_battle.ipynb #700f6d4a
+# %% ../../nbs/25_battle.ipynb #dbd55827
 import numpy as np
 from numba import prange
 
 from ..agents.heuristic import SCRIPTS, scripted
 from ..config import EnvConfig, spawn_room
 from ..core import kernel, mix, require
-from .actions import ACTION, decode, write_mask
+from .actions import ACTION, ORDERS, SORTS, action_blocks, decode, write_mask
 from .objective import judge, score
-from .observations import CONTACTS, LAYOUT, MATES, observe
+from .observations import CONTACTS, MATES, layout, observe
 from .rewards import TERMS, earn, prime, share
 from ..gen.terrain import Recipe, Shelf
-from ..sim.mech import FLYING, new_game, open_game, widest
+from ..sim.mech import FLYING, muster, new_game, open_game, widest
 from ..sim.sim import CAPTURE, nobody, note, sights, tick
 from ..sim.voxels import TABLE, current, recall
 from ..world import World, WorldSpec
@@ -97,18 +97,20 @@ def deciding(sync, tick, view):
 view = viewing(nobody, sights)
 decide = deciding(nobody, tick, view)
 
-# %% ../../nbs/25_battle.ipynb #aea87288
+# %% ../../nbs/25_battle.ipynb #8b287766
 REST, OPEN, DECIDE = 0, 1, 2   # nothing; a new game; one decision
 
 @kernel(parallel=True)
 def play(g, maps, todo,  # [W]: REST, OPEN or DECIDE
-         keys, slots):   # uint64 [W], int32 [W]: of the games to open
+         keys, slots,    # uint64 [W], int32 [W]: of the games to open
+         packs, arms):   # int32 [W], float32 [W]: as `muster` has them
     "Do in every world what there is to do"
     for lane in prange(len(todo)):
         w = np.int64(lane)    # prange counts in another type, for which everything would be compiled again
         if todo[w] == DECIDE: decide(g, w, 0, 1)
         elif todo[w] == OPEN:
             open_game(g, maps, w, keys[w], slots[w])
+            muster(g, w, packs[w], arms[w])
             view(g, w, 0, 1)
             for i in range(2*g.world[w].team_size): prime(g, w, i)
 
@@ -164,6 +166,18 @@ def buildable(changes: np.ndarray,  # CHANGE [W,CHANGES], from anybody
     places = np.stack([w, c['a'], c['b'], c['z']], -1)
     return bool(good.all()) and len(np.unique(places, axis=0)) == len(places)
 
+# %% ../../nbs/25_battle.ipynb #b194f3b2
+def sayable(option: np.ndarray,   # OPTION [W,N], from anybody
+            slots: np.ndarray,    # int8 [W,N,20]
+            comm: np.ndarray) -> bool:   # float32 [W,N,C]
+    "Whether kernels may look at such choices, contact slots and messages"
+    N = option.shape[1]
+    good = ((option['sort'] >= 0) & (option['sort'] < len(SORTS))
+            & (option['order'] >= 0) & (option['order'] < len(ORDERS))
+            & (option['hostile_only'] >= 0) & (option['hostile_only'] <= 1)
+            & (option['ordered'] >= -1) & (option['ordered'] < N))
+    return bool(good.all() and ((slots >= -1) & (slots < N)).all() and (abs(comm) <= 1).all())
+
 # %% ../../nbs/25_battle.ipynb #dfa90b7a
 TAIL = .12  # s of its flight that a picture shows behind a shot
 
@@ -179,7 +193,7 @@ def drawn(g, w: int) -> np.ndarray:
     lines += [(*(p - TAIL*v), *p, m['team'][i], k) for p, v, i, k in zip(at, way, rows, q['weapon'])]
     return np.array(lines, np.float32).reshape(-1, 8)
 
-# %% ../../nbs/25_battle.ipynb #d0495e87
+# %% ../../nbs/25_battle.ipynb #4b672405
 class MechWorld(World):
     "Battles of two teams of mechs; see the contract in `echelon.world.World`"
     config: EnvConfig
@@ -188,22 +202,27 @@ class MechWorld(World):
         n = config.team_size
         agents = tuple(f'{side}_{k}' for side in ('blue', 'red') for k in range(n))
         spec = WorldSpec('mech', num_worlds, 2*n, agents, (0,)*n + (1,)*n, config.decision_seconds,
-                         LAYOUT, ACTION, SCRIPTS)
+                         layout(config), action_blocks(config), SCRIPTS)
         super().__init__(spec, config, seed, autoreset)
         self.deal = np.zeros((num_worlds, 4), np.int32)   # smallest and largest size, generation, map in it
         self.deal[:, :2] = config.world.smallest or config.world.size, config.world.size
-        self.sizes = self.deal[:, :2].copy()              # of the next games
+        self.sizes = self.deal[:, :2].copy()              # of the next games, as the two that follow
+        self.packs = np.full((num_worlds, 2), config.packs_per_team, np.int32)    # fewest and most of a team
+        self.arms = np.ones(num_worlds, np.float32)
         self.shelf = Shelf(config.world, n, widest(config))
         self.shelf.fetch(tuple(self.deal[0, :3].tolist()))
         # another tuple when the shelf grows: whoever keeps it across a step may look at old maps
-        self.game_arrays = g = new_game(config, self.shelf.maps, num_worlds, terms=len(TERMS))._replace(
+        self.game_arrays = g = new_game(config, self.shelf.maps, num_worlds, blocks=spec.action,
+                                        fields=spec.obs, terms=len(TERMS))._replace(
             action=self.action, action_mask=self.action_mask, obs=self.obs, alive=self.alive,
             control=self.control, reward=self.reward)
         self.obs = g.obs.view()
         self.obs.flags.writeable = False    # it remembers what is told in it
         self._state = dict(world=g.world, mech=g.mech, shot=g.shot, cloud=g.cloud, track=g.track,
                            event=g.event, deal=self.deal, sizes=self.sizes,
-                           changes=g.changes, changed=g.changed)
+                           packs=self.packs, arms=self.arms, changes=g.changes, changed=g.changed)
+        if len(spec.action) > len(ACTION) or config.sticky_slots:
+            self._state |= dict(option=g.option, slots=g.slots, comm=g.comm)
         self.stats |= dict(kill=g.tally[:, :, 0], damage=g.tally[:, :, 1], zone=g.tally[:, :, 2],
                            hp_margin=g.tally[:, :, 3], nan=g.tally[:, :, 4], dropped=g.tally[:, :, 5],
                            **{f'reward_{name}': g.terms[:, :, k] for k, name in enumerate(TERMS)})
@@ -217,6 +236,18 @@ class MechWorld(World):
         EnvConfig(**config.model_dump() | dict(world=world))   # a wrong range is named there
         self.sizes[:] = low, high
 
+    def set_packs(self, low: int, high: int) -> None:
+        "Play with `low` to `high` packs a team, each world from its next game on; the others' rows stay dead"
+        top = self.config.packs_per_team
+        require(1 <= low <= high <= top,
+                f'packs from {low} to {high}: expected two numbers in order, from 1 to {top}')
+        self.packs[:] = low, high
+
+    def set_arms(self, share: float) -> None:
+        "Let scripts fire with this share of their chance, from 0 to 1, each world from its next game on"
+        require(0 <= share <= 1, f'arms = {share}: expected a share from 0 to 1')
+        self.arms[:] = share
+
     def _slots(self, deal: np.ndarray) -> np.ndarray:
         "Where on the shelf the maps of `deal` `[n,4]` lie, `int32 [n]`; missing ones are brought there"
         slots = [self.shelf.fetch((low, high, number), self.deal, deal) + k
@@ -226,16 +257,19 @@ class MechWorld(World):
         return np.array(slots, np.int32)
 
     def _open(self, mask):
-        c, keys, slots = self.config.world, np.zeros(len(mask), np.uint64), np.zeros(len(mask), np.int32)
+        c, keys = self.config.world, np.zeros(len(mask), np.uint64)
+        slots, packs = np.zeros((2, len(mask)), np.int32)
         for w in np.flatnonzero(mask):
             keys[w] = mix(self.seeds[w], self.game[w])
             number, played = divmod(self.game[w], c.refresh) if c.refresh else (0, -1)
             self.deal[w] = (*self.sizes[w], number, int(keys[w]) % c.pool)
             low, high = self.sizes[w].tolist()
             if played == c.refresh//2: self.shelf.order(low, high, int(number) + 1)
+            fewest, most = self.packs[w].tolist()
+            packs[w] = fewest + int(mix(keys[w], 22)) % (most + 1 - fewest)
         slots[mask] = self._slots(self.deal[mask])
-        self.alive[mask] = True
-        play(self.game_arrays, self.shelf.maps, np.where(mask, OPEN, REST), keys, slots)
+        play(self.game_arrays, self.shelf.maps, np.where(mask, OPEN, REST), keys, slots, packs, self.arms)
+        self.alive[mask] = self.game_arrays.mech['alive'][mask] != 0
 
     def _arrays(self): return super()._arrays() | dict(obs=self.game_arrays.obs)   # `obs` itself is read-only
 
@@ -245,6 +279,7 @@ class MechWorld(World):
         require(bool((live | kinds & ~state['changed'].any(-1)).all()),
                 'state: a world without a game that is not as it was made')
         self._accept_deal(state['deal'], state['sizes'])
+        self._accept_course(state['packs'], state['arms'], state['world'][live])
         state = {name: state[name][live] for name in self._state}
         slots, world, n = self._slots(state['deal']), state['world'], self.config.team_size
         maps = self.shelf.maps
@@ -256,6 +291,8 @@ class MechWorld(World):
                 'state: mechs that no battle brings about')
         require(flyable(state['shot'], state['mech'], world, self.game_arrays),
                 'state: shots, clouds or events that no battle brings about')
+        require('option' not in state or sayable(state['option'], state['slots'], state['comm']),
+                'state: choices, contact slots or messages that no battle brings about')
         require(buildable(state['changes'], state['changed'], world['size'], self.config.world.height),
                 'state: changes of the landscape that no battle makes')
 
@@ -269,6 +306,13 @@ class MechWorld(World):
                 f'state: a game dealt on other sizes than 20 to {top} with room for all, on a generation '
                 f'below 0, or on another map than 0 to {pool - 1}')
 
+    def _accept_course(self, packs, arms, world):
+        top = self.config.packs_per_team
+        (low, high), playing = packs.T, world['packs']
+        fits = ((1 <= low) & (low <= high) & (high <= top)).all() and ((0 <= arms) & (arms <= 1)).all()
+        fits &= ((1 <= playing) & (playing <= top) & (0 <= world['arms']) & (world['arms'] <= 1)).all()
+        require(bool(fits), f'state: packs other than 1 to {top}, or arms other than 0 to 1')
+
     def _resume(self):
         self.game_arrays.told[:] = CONTACTS, MATES
         slots = self._slots(self.deal)
@@ -277,7 +321,8 @@ class MechWorld(World):
     def _advance(self):
         g = self.game_arrays
         running = g.world['over'] == 0
-        play(g, self.shelf.maps, np.where(running, DECIDE, REST), self.seeds, g.slot)  # keys and slots unused
+        play(g, self.shelf.maps, np.where(running, DECIDE, REST),
+             self.seeds, g.slot, g.slot, self.arms)   # these are for games to open
         self.reward[~running] = 0
         self.alive[:] = g.mech['alive'] != 0
         self.terminated[:], self.truncated[:] = g.world['over'] == 1, g.world['over'] == 2

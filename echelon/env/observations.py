@@ -4,14 +4,15 @@
 
 # %% auto #0
 __all__ = ['NEAR', 'RISE', 'WIDE', 'SLOW', 'PERCENT', 'ONE', 'ZERO', 'TINY', 'NOBODY', 'HERE', 'MOVING', 'SHARE', 'CONTACT',
-           'Contact', 'SQUAD', 'Mate', 'EGO', 'Ego', 'SUITES', 'DESCRIPTOR', 'Descriptor', 'PANEL', 'Panel', 'CONTACTS',
-           'MATES', 'PATCH', 'CELL', 'LAYOUT', 'At', 'OBS_DIM', 'FLAT_OBS_DIM', 'BLUR', 'HAZE', 'AREA', 'HALF', 'AHEAD',
-           'RIGHT', 'nearness', 'Column', 'numbered', 'legend', 'flag', 'laid', 'columns_at', 'own_frame', 'bears',
-           'covers', 'wipe', 'piece', 'within', 'noise_of', 'tell_contact', 'thought', 'sort_team', 'rumoured',
+           'Contact', 'SQUAD', 'Mate', 'EGO', 'Ego', 'SUITES', 'DESCRIPTOR', 'Descriptor', 'PANEL', 'Panel', 'ORDER',
+           'Order', 'MATES', 'PATCH', 'CELL', 'LAYOUT', 'At', 'OBS_DIM', 'FLAT_OBS_DIM', 'BLUR', 'HAZE', 'BIGGEST',
+           'DAMAGED', 'STEP', 'AREA', 'HALF', 'AHEAD', 'RIGHT', 'PUBLIC', 'nearness', 'Column', 'numbered', 'legend',
+           'flag', 'laid', 'columns_at', 'layout', 'own_frame', 'bears', 'covers', 'wipe', 'piece', 'within',
+           'noise_of', 'strayed', 'tell_contact', 'thought', 'behind', 'sort_team', 'rumoured', 'vacate', 'allot',
            'tell_contacts', 'to_rim', 'tell_squad', 'left', 'tell_suite', 'tell_ego', 'tell_panel', 'outward', 'aim',
-           'look_up', 'tell_terrain', 'tell_nothing', 'observe']
+           'look_up', 'tell_terrain', 'tell_comm', 'tell_order', 'tell_nothing', 'observe']
 
-# %% ../../nbs/21_observations.ipynb #51656cc2
+# %% ../../nbs/21_observations.ipynb #fe3df77f
 from collections import namedtuple
 from dataclasses import replace
 from math import sqrt
@@ -19,9 +20,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..config import EnvConfig
 from ..core import kernel, mix
-from ..sim.mech import HOMING
-from ..sim.sensors import LINK
+from .actions import ORDERS, SORTS
+from ..sim.mech import CONTACTS, HOMING, leader_of
+from ..sim.sensors import LINK, hears
 from ..sim.voxels import footprint, ground
 from ..sim.weapons import LOCK
 from ..world import Field
@@ -140,8 +143,14 @@ PANEL = (
     Column('alert', '0 or 1', 0, 1, 'somebody of us sees an enemy'))
 Panel = numbered('Panel', PANEL)
 
-# %% ../../nbs/21_observations.ipynb #5ce59441
-CONTACTS, MATES = 20, 12   # slots
+# %% ../../nbs/21_observations.ipynb #20893ee8
+ORDER = (*(Column(name, '0 or 1', 0, 1, 'what the leader of my pack says') for name in ORDERS),
+         Column('ahead', HERE, -1, 1, 'the contact it means, from me, as the leader knows it'),
+         Column('right', HERE, -1, 1, ''), Column('up', HERE, -1, 1, ''))
+Order = numbered('Order', ORDER)
+
+# %% ../../nbs/21_observations.ipynb #19f31fd4
+MATES = 12                 # slots, as there are `CONTACTS` of the others
 PATCH, CELL = 11, 2.       # cells along a side of the terrain patch, vox a cell
 
 def laid(*fields: Field) -> tuple[Field, ...]:
@@ -169,6 +178,14 @@ LAYOUT = laid(
 At = columns_at(LAYOUT)
 OBS_DIM = sum(f.size for f in LAYOUT)
 FLAT_OBS_DIM = At.terrain
+
+# %% ../../nbs/21_observations.ipynb #411e05b9
+def layout(config: EnvConfig) -> tuple[Field, ...]:
+    "The fields of a row: `LAYOUT`, and behind it what the config turns on"
+    comm = Field('comm', 0, (sum(config.pack), config.comm_dim), '', -1, 1,
+                 'what my pack said, by place; my own words too')
+    order = Field('order', 0, (len(ORDER),), 'see ORDER', -1, 1, 'what the leader of my pack ordered')
+    return laid(*LAYOUT, *[comm]*config.enable_comm, *[order]*config.enable_orders)
 
 # %% ../../nbs/21_observations.ipynb #bf1ad9c4
 @kernel(inline=True)
@@ -200,7 +217,7 @@ def wipe(row, at, start, end):
     "Zero the columns from `start` to `end`, counted from `at`"
     for k in range(at + start, at + end): row[k] = ZERO
 
-# %% ../../nbs/21_observations.ipynb #4ca2c102
+# %% ../../nbs/21_observations.ipynb #717125f1
 BLUR, HAZE = np.float32(5.), np.float32(.5)   # vox, and shares of state, from end to end, for a fidelity of 0
 
 @kernel(inline=True)
@@ -220,7 +237,14 @@ def noise_of(g, w, m, o, age):
     moment = world.decision - int(age/g.rules[0].decision + np.float32(.5))
     return mix(world.key, moment*4096 + m.place*64 + o.place)
 
-# %% ../../nbs/21_observations.ipynb #d8d941bd
+@kernel(inline=True)
+def strayed(m, noise, vague):
+    "How far off, on the map, mech `m` believes a contact to be"
+    blur = BLUR*vague
+    return (np.float32(1 - 2*m.team)*blur*piece(noise, 0), blur*piece(noise, 1),
+            blur*piece(noise, 2)*np.float32(.2))
+
+# %% ../../nbs/21_observations.ipynb #e9bd7d89
 @kernel(inline=True)
 def tell_contact(g, w, m, o, t, age, seen, row, at):
     "Write the contact `o` of mech `m`, known as `t` (TRACK), at column `at`; whether `o` could hit `m`"
@@ -230,10 +254,9 @@ def tell_contact(g, w, m, o, t, age, seen, row, at):
     hp, hot, upright = t.hp, t.heat, t.stability
     vague = ONE - g.suites[m.suite].fidelity if partial != 0 and hostile else ZERO
     if vague > 0:
-        noise, blur, haze = noise_of(g, w, m, o, age), BLUR*vague, HAZE*vague
-        dx += np.float32(1 - 2*m.team)*blur*piece(noise, 0)
-        dy += blur*piece(noise, 1)
-        dz += blur*piece(noise, 2)*np.float32(.2)
+        noise, haze = noise_of(g, w, m, o, age), HAZE*vague
+        sx, sy, sz = strayed(m, noise, vague)
+        dx += sx; dy += sy; dz += sz
         hp, hot = within(hp + haze*piece(noise, 3), 1), within(hot + haze*piece(noise, 4), 1.4)
         upright = within(upright + haze*piece(noise, 5), 1)
     far = np.float32(sqrt(dx*dx + dy*dy + dz*dz))
@@ -255,14 +278,14 @@ def tell_contact(g, w, m, o, t, age, seen, row, at):
     row[at + Contact.age], row[at + Contact.in_sight] = age*np.float32(.2), ONE if seen else ZERO
     row[at + Contact.closing] = -(dx*vx + dy*vy + dz*vz)*SLOW*inverse
     row[at + Contact.can_hit], row[at + Contact.nose_on_me] = ZERO, toward*inverse
+    if hostile and m.focus == o.place + g.world[w].team_size*o.team: row[at + Contact.focus] = ONE
     if not hostile or age > 0: return False
-    if m.focus == o.place + g.world[w].team_size*o.team: row[at + Contact.focus] = ONE
     flat, room = np.float32(sqrt(dx*dx + dy*dy)), c.half + k.half
     lock = t.flags & 4 != 0 and m.quality >= LOCK
     if covers(g, k, flat, room, ahead, seen, lock): row[at + Contact.can_hit] = ONE
     return seen and covers(g, c, flat, room, toward, seen, m.painted > 0)
 
-# %% ../../nbs/21_observations.ipynb #eea92692
+# %% ../../nbs/21_observations.ipynb #8c86e602
 @kernel(inline=True)
 def thought(g, w, i, j):
     "Where what mech `i` knows of row `j` stands in the tracks, and its age: −1 if it knows nothing"
@@ -273,22 +296,32 @@ def thought(g, w, i, j):
     if m.tracked & bit: return np.int64(o.place), i, g.track[w, o.place, i].age
     return n, j, -ONE
 
+BIGGEST, DAMAGED = SORTS.index('biggest'), SORTS.index('most damaged')
+STEP = np.float32(2**18)   # vox², more than any distance on a map of 256
+
+@kernel(inline=True)
+def behind(sort, o, t):
+    "What a contact `o`, known as `t`, is behind others by before distance counts, vox²"
+    if sort == BIGGEST: return STEP*np.float32(3 - o.kind)
+    if sort == DAMAGED: return STEP*np.float32(int(np.float32(10)*t.hp))
+    return ZERO
+
 @kernel(inline=True)
 def sort_team(g, w, i, row, first):
-    "Sort the team from row `first` on by distance from mech `i`; distances go into the terrain's columns"
-    m, far, order = g.mech[w, i], row[At.terrain:], g.order[w, i]
+    "Sort the team from row `first` on as mech `i` wishes; what is compared goes into the terrain's columns"
+    m, far, order, sort = g.mech[w, i], row[At.terrain:], g.order[w, i], g.option[w, i].sort
     for k in range(first, first + g.world[w].team_size):
         j, p = order[k], k
         a, b, age = thought(g, w, i, j)
         t = g.track[w, a, b]
         dx, dy, dz = t.x - m.x, t.y - m.y, t.z - m.z
-        d = dx*dx + dy*dy + dz*dz if age >= 0 else NOBODY
+        d = dx*dx + dy*dy + dz*dz + behind(sort, g.mech[w, j], t) if age >= 0 else NOBODY
         while p > first and (far[p - 1] > d or (far[p - 1] == d and order[p - 1] > j)):
             far[p], order[p] = far[p - 1], order[p - 1]
             p -= 1
         far[p], order[p] = d, j
 
-# %% ../../nbs/21_observations.ipynb #9afc496c
+# %% ../../nbs/21_observations.ipynb #c8fc6cce
 @kernel(inline=True)
 def rumoured(g, w, i):
     "The enemies that mech `i` knows of from reports alone, as bits, and how many of them its suite can take"
@@ -296,27 +329,58 @@ def rumoured(g, w, i):
     return (m.known & ~m.direct if g.rules[0].partial != 0 else np.uint64(0)), g.suites[m.suite].intel
 
 @kernel(inline=True)
-def tell_contacts(g, w, i, row):
-    "Write all contacts and their mask; returns whether an enemy in sight could hit me"
-    m, n, slots, slot, targeted = g.mech[w, i], g.world[w].team_size, CONTACTS, 0, False
-    if g.rules[0].partial != 0: slots = g.suites[m.suite].contacts
+def vacate(g, w, i, mates):
+    "Empty the contact slots of mech `i`, all or those whose contact is gone; the rows that stay, as bits"
+    m, slots, stay = g.mech[w, i], g.slots[w, i], np.uint64(0)
+    for k in range(CONTACTS):
+        j = np.int64(slots[k])
+        if g.rules[0].sticky != 0 and j >= 0 and (mates or g.mech[w, j].team != m.team):
+            _, _, age = thought(g, w, i, j)
+            if age >= 0: stay |= np.uint64(1) << np.uint64(j); continue
+        slots[k] = -1
+    return stay
+
+# %% ../../nbs/21_observations.ipynb #40a3ff05
+@kernel(inline=True)
+def allot(g, w, i, row):
+    "Give the contacts of mech `i` their slots"
+    m, n, slots, one = g.mech[w, i], g.world[w].team_size, g.slots[w, i], np.uint64(1)
+    mates, slot = g.option[w, i].hostile_only == 0, 0
+    top = g.suites[m.suite].contacts if g.rules[0].partial != 0 else CONTACTS
+    stay = vacate(g, w, i, mates)
     rumours, room = rumoured(g, w, i)
+    heard = stay & rumours
+    while heard: heard &= heard - one; room -= 1
     sort_team(g, w, i, row, 0)
     sort_team(g, w, i, row, n)
-    for p in range(2*n):
+    for p in range(2*n if mates else n):
         k = p + n - n*m.team if p + n - n*m.team < 2*n else p - n      # enemies first
-        j, one = g.order[w, i, k], np.uint64(1)
-        if row[At.terrain + k] == NOBODY or slot == slots: continue
-        if (rumours >> np.uint64(j)) & one:
+        j = g.order[w, i, k]
+        bit = one << np.uint64(j)
+        if row[At.terrain + k] == NOBODY or stay & bit: continue
+        while slot < top and slots[slot] >= 0: slot += 1
+        if slot == top: return
+        if rumours & bit:
             room -= 1
             if room < 0: continue
-        seen = (m.sees >> np.uint64(j)) & one != np.uint64(0)
-        a, b, age = thought(g, w, i, j)
-        targeted |= tell_contact(g, w, m, g.mech[w, j], g.track[w, a, b], age, seen, row, slot*len(CONTACT))
-        slot += 1
-    wipe(row, 0, slot*len(CONTACT), g.told[w, i, 0]*len(CONTACT))
-    for k in range(CONTACTS): row[At.contact_mask + k] = ONE if k >= slot else ZERO
-    g.told[w, i, 0] = slot
+        slots[slot] = j
+
+# %% ../../nbs/21_observations.ipynb #afea31f0
+@kernel(inline=True)
+def tell_contacts(g, w, i, row):
+    "Write all contacts and their mask; returns whether an enemy in sight could hit me"
+    m, told, targeted = g.mech[w, i], g.told[w, i, 0], False
+    allot(g, w, i, row)
+    g.told[w, i, 0] = 0
+    for k in range(CONTACTS):
+        j, at = np.int64(g.slots[w, i, k]), k*len(CONTACT)
+        row[At.contact_mask + k] = ONE if j < 0 else ZERO
+        if j >= 0:
+            seen = (m.sees >> np.uint64(j)) & np.uint64(1) != np.uint64(0)
+            a, b, age = thought(g, w, i, j)
+            targeted |= tell_contact(g, w, m, g.mech[w, j], g.track[w, a, b], age, seen, row, at)
+            g.told[w, i, 0] = k + 1
+        elif k < told: wipe(row, at, 0, len(CONTACT))
     return targeted
 
 # %% ../../nbs/21_observations.ipynb #50bac22b
@@ -478,14 +542,45 @@ def tell_terrain(g, w, i, row):
         row[c] = min(max((np.float32(both >> np.int32(4)) - z)/RISE, -ONE), ONE)
         row[c + AREA] = np.float32(hidden)*np.float32(.25)
 
-# %% ../../nbs/21_observations.ipynb #2672db58
+# %% ../../nbs/21_observations.ipynb #5d71c569
+@kernel(inline=True)
+def tell_comm(g, w, i, row):
+    "Write what the pack of mech `i` said, by place; zeros where nothing comes through"
+    m, pack, size, at = g.mech[w, i], g.rules[0].pack, g.comm.shape[2], g.rules[0].told_comm
+    first = g.world[w].team_size*m.team + m.place//pack*pack
+    for j in range(first, first + pack):
+        heard = j == i or hears(m, g.mech[w, j])
+        for k in range(size): row[at + k] = g.comm[w, j, k] if heard else ZERO
+        at += size
+
+@kernel(inline=True)
+def tell_order(g, w, i, row):
+    "Write what the leader of the pack of mech `i` ordered"
+    m, at, lead = g.mech[w, i], g.rules[0].told_order, leader_of(g, w, i)
+    wipe(row, at, 0, len(ORDER))
+    if lead < 0 or not (lead == i or hears(m, g.mech[w, lead])): return
+    leader, j = g.mech[w, lead], np.int64(g.option[w, lead].ordered)
+    row[at + g.option[w, lead].order] = ONE
+    if j < 0: return
+    a, b, age = thought(g, w, lead, j)
+    if age < 0: return
+    o, t = g.mech[w, j], g.track[w, a, b]
+    dx, dy, dz = t.x - m.x, t.y - m.y, t.z - m.z
+    if g.rules[0].partial != 0 and o.team != m.team:
+        sx, sy, sz = strayed(leader, noise_of(g, w, leader, o, age), ONE - g.suites[leader.suite].fidelity)
+        dx += sx; dy += sy; dz += sz
+    ahead, right = own_frame(dx, dy, m)
+    scale = nearness(np.float32(sqrt(dx*dx + dy*dy + dz*dz)))
+    row[at + Order.ahead], row[at + Order.right], row[at + Order.up] = ahead*scale, right*scale, dz*scale
+
+# %% ../../nbs/21_observations.ipynb #1048c257
 @kernel(inline=True)
 def tell_nothing(g, w, i, row):
     "Write the row of a dead mech but for the panel; it stays like this"
     for k in range(len(row)): row[k] = ZERO
     for k in range(At.contact_mask, At.squad): row[k] = ONE
     for k in range(At.squad_mask, At.ego): row[k] = ONE
-    g.told[w, i, 0], g.told[w, i, 1] = -1, 0
+    g.told[w, i, 0], g.told[w, i, 1], g.slots[w, i][:] = -1, 0, -1
 
 @kernel(inline=True)
 def observe(g, w, i):
@@ -498,4 +593,13 @@ def observe(g, w, i):
         tell_squad(g, w, i, row)
         tell_ego(g, w, i, row, targeted)
         tell_terrain(g, w, i, row)
+        if g.rules[0].told_comm >= 0: tell_comm(g, w, i, row)
+        if g.rules[0].told_order >= 0: tell_order(g, w, i, row)
     tell_panel(g, w, i, row)
+
+# %% ../../nbs/21_observations.ipynb #383f46ee
+PUBLIC = dict(contacts=('can_hit',),                                     # on a lock, which jamming may undo
+              ego=('sensor_quality', 'jam', 'missile', 'under_fire', 'fire_ahead', 'fire_right'),
+              suite_descriptor=('link',),
+              panel=('control', 'score', 'enemy_score', 'living_enemies', 'alert'),
+              comm=('',), order=tuple(c.name for c in ORDER))            # what a cut link silences

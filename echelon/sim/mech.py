@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['HITSCAN', 'STRAIGHT', 'BALLISTIC', 'HOMING', 'NUMBERS', 'WEAPON', 'SLOTS', 'NONE', 'ECM', 'ECCM', 'CLASS', 'SUITE',
-           'COMMAND', 'SCRIPT', 'GRAVITY', 'JET_CEILING', 'JET_HEAT', 'DRIVE_TAU', 'RULES', 'MECH', 'SHOT', 'FREE',
-           'FLYING', 'BURST', 'CLOUD', 'TRACK', 'KINDS', 'EVENT', 'EVENTS', 'WORLD', 'weapon_records', 'class_records',
-           'suite_records', 'script_records', 'rules_record', 'Game', 'pack_kinds', 'widest', 'some_maps', 'new_game',
-           'awake', 'sooner', 'legged', 'open_game']
+           'COMMAND', 'SCRIPT', 'GRAVITY', 'JET_CEILING', 'JET_HEAT', 'DRIVE_TAU', 'COLUMNS', 'RULES', 'MECH', 'SHOT',
+           'FREE', 'FLYING', 'BURST', 'CLOUD', 'TRACK', 'OPTION', 'CONTACTS', 'KINDS', 'EVENT', 'EVENTS', 'WORLD',
+           'weapon_records', 'class_records', 'suite_records', 'script_records', 'first_columns', 'rules_record',
+           'Game', 'pack_kinds', 'widest', 'some_maps', 'new_game', 'awake', 'sooner', 'legged', 'leader_of',
+           'open_game', 'muster']
 
 # %% ../../nbs/13_mech.ipynb #fa17a8e2
 from typing import NamedTuple
@@ -71,8 +72,11 @@ def script_records(config: EnvConfig) -> np.ndarray:
     "One `SCRIPT` record a temper, in the order of the config"
     return np.array([tuple(s.model_dump().values()) for s in config.scripts.values()], SCRIPT)
 
-# %% ../../nbs/13_mech.ipynb #835859ee
+# %% ../../nbs/13_mech.ipynb #bf9bb0c5
 GRAVITY, JET_CEILING, JET_HEAT, DRIVE_TAU = 9.81, 8., 40., .15  # vox/s², vox, heat/s, s
+COLUMNS = ('at_target', 'at_sort', 'at_hostile_only', 'at_comm', 'at_order', 'at_order_target',  # of actions
+           'may_target', 'may_sort', 'may_hostile_only', 'may_order', 'may_order_target',        # of masks
+           'told_comm', 'told_order')                                                  # of observations
 RULES = np.dtype([('dt', 'f4'), ('decision', 'f4'),          # s: of a tick, of a decision
                   ('ticks', 'i4'),                           # of a decision
                   ('limit', 'i4'),                           # decisions until time is up
@@ -83,12 +87,25 @@ RULES = np.dtype([('dt', 'f4'), ('decision', 'f4'),          # s: of a tick, of 
                   ('pack', 'i4'), ('leader', 'i4'),          # mechs of a pack; place of its first medium
                   ('goal', 'f4'),                            # points that win the zone
                   ('partial', 'i4'),                         # 1: only who is detected is a contact
+                  ('ewar', 'i4'), ('sticky', 'i4'),          # 1: ECM and ECCM work; contacts keep their slots
+                  *((name, 'i4') for name in COLUMNS),
                   *((f'w_{name}', 'f4') for name in ('approach', 'zone', 'stand', 'damage', 'kill', 'assist',
                                                      'paint', 'death', 'friendly', 'overheat', 'win', 'draw',
                                                      'loss')),
                   ('team_share', 'f4'), ('gamma', 'f4')], align=True)
 
-def rules_record(config: EnvConfig) -> np.ndarray:
+def first_columns(blocks: tuple,   # `Block`s of an action row
+                  fields: tuple):  # `Field`s of an observation
+    "Where the optional blocks and fields begin, by their names in `RULES`; −1 where they are off"
+    known, mask = {}, 0
+    for b in blocks:
+        known |= {f'at_{b.name}': b.column, f'may_{b.name}': mask}
+        mask += b.masks
+    known |= {f'told_{f.name}': f.offset for f in fields}
+    return {name: known.get(name, -1) for name in COLUMNS}
+
+# %% ../../nbs/13_mech.ipynb #5a5d6ac0
+def rules_record(config: EnvConfig, blocks: tuple = (), fields: tuple = ()) -> np.ndarray:
     "The one `RULES` record, as an array of length 1"
     r, c = np.zeros(1, RULES), config
     limit = int(round(c.max_episode_seconds/c.decision_seconds))
@@ -98,7 +115,8 @@ def rules_record(config: EnvConfig) -> np.ndarray:
                   jet_ceiling=JET_CEILING, jet_heat=JET_HEAT,
                   widest=max(k.width for k in c.classes.values())/2,
                   pack=sum(c.pack), leader=c.pack[0], goal=c.max_episode_seconds/2,
-                  partial=c.observation_mode == 'partial',
+                  partial=c.observation_mode == 'partial', ewar=c.enable_ewar, sticky=c.sticky_slots,
+                  **first_columns(blocks, fields),
                   team_share=c.rewards.team_share, gamma=c.rewards.gamma,
                   **{n: getattr(c.rewards, n[2:]) for n in RULES.names if n.startswith('w_')})
     for name, value in values.items(): r[name] = value
@@ -151,7 +169,7 @@ MECH = np.dtype([
     ('nans', 'i4'),                                                          # NaNs in its action
     ('potential', 'f4')], align=True)                                        # of approach, at last decision
 
-# %% ../../nbs/13_mech.ipynb #1e425b4e
+# %% ../../nbs/13_mech.ipynb #fa196b47
 SHOT = np.dtype([('x', 'f4'), ('y', 'f4'), ('z', 'f4'), ('vx', 'f4'), ('vy', 'f4'), ('vz', 'f4'),
                  ('left', 'f4'),                               # s it still flies
                  ('weapon', 'i4'), ('target', 'i4'),           # index; row, -1 none
@@ -164,13 +182,16 @@ TRACK = np.dtype([('x', 'f4'), ('y', 'f4'), ('z', 'f4'), ('vx', 'f4'), ('vy', 'f
                   ('hx', 'f4'), ('hy', 'f4'), ('hp', 'f4'), ('heat', 'f4'), ('stability', 'f4'),
                   ('flags', 'i4'),                             # bits: fallen, legged, painted
                   ('age', 'f4')], align=True)                  # s since it was lost
+OPTION = np.dtype([('sort', 'i4'), ('hostile_only', 'i4'),     # of its contacts: by what; 1: mates left out
+                   ('order', 'i4'), ('ordered', 'i4')], align=True)   # of a leader; the row it means, -1 none
+CONTACTS = 20   # other mechs that an observation has room for
 KINDS = ('hit', 'kill', 'assist', 'knockdown', 'shutdown', 'intercept', 'paint', 'capture')
 EVENT = np.dtype([('tick', 'i4'), ('kind', 'i4'), ('row', 'i4'), ('other', 'i4'),   # who, whom; -1 nobody
                   ('x', 'f4'), ('y', 'f4'), ('z', 'f4'), ('amount', 'f4')],
                  align=True)                                                        # where; hit points
 EVENTS = 128   # of a decision; later ones are dropped, and counted
 
-# %% ../../nbs/13_mech.ipynb #100a4202
+# %% ../../nbs/13_mech.ipynb #667b0b0d
 WORLD = np.dtype([
     ('key', 'u8'),                               # all chance of this game comes from it
     ('decision', 'i4'), ('tick', 'i4'),          # since the game opened
@@ -186,9 +207,11 @@ WORLD = np.dtype([
     ('smoke', 'u8'),                             # rows whose cloud may stand, as bits
     ('known0', 'u8'), ('known1', 'u8'),          # enemies that somebody of the team knows of or remembers
     ('hunted', 'u8'),                            # rows at which a missile flies
-    ('alert0', 'i4'), ('alert1', 'i4')], align=True)        # 1: somebody of the team sees an enemy
+    ('alert0', 'i4'), ('alert1', 'i4'),          # 1: somebody of the team sees an enemy
+    ('packs', 'i4'),                             # of a team that take part
+    ('arms', 'f4')], align=True)                 # scripts fire with this share of their chance
 
-# %% ../../nbs/13_mech.ipynb #83dfcbd2
+# %% ../../nbs/13_mech.ipynb #5e33e107
 class Game(NamedTuple):
     "Every array that the simulator reads or writes; axes `W` worlds, `N` rows"
     rules: np.ndarray      # RULES [1]
@@ -204,6 +227,9 @@ class Game(NamedTuple):
     event: np.ndarray      # EVENT [W,EVENTS]
     order: np.ndarray      # int8 [W,N,N]: the rows of either team as a row saw them last, nearest first
     told: np.ndarray       # int8 [W,N,2]: contacts and mates in the row's observation; −1 in a dead one's
+    slots: np.ndarray      # int8 [W,N,20]: the row that each contact of its observation is, −1 none
+    option: np.ndarray     # OPTION [W,N]: what its optional blocks choose
+    comm: np.ndarray       # float32 [W,N,C]: what it says to its pack
     between: np.ndarray    # int16 [W,n,n,2]: the column that last hid a left and a right row from each other
     rough: np.ndarray      # int64 [W,3,N']: x, y in 1/16 vox, team; N' is N or a little more
     # the ground, as in `Land`
@@ -240,7 +266,7 @@ def widest(config: EnvConfig) -> tuple[float, float]:
     used = [c for c, n in zip(reversed(config.classes.values()), config.pack) if n]
     return max(c.width for c in used), max(c.height for c in used)
 
-# %% ../../nbs/13_mech.ipynb #f7318d0f
+# %% ../../nbs/13_mech.ipynb #b4f1174f
 def some_maps(config: EnvConfig) -> Maps:
     "The first maps of the landscape of a config"
     return make_generation(config.world, config.team_size, widest(config))[0]
@@ -248,16 +274,22 @@ def some_maps(config: EnvConfig) -> Maps:
 def new_game(config: EnvConfig,
              maps: Maps,
              worlds: int = 1,
-             *, action_dim: int = 9, mask_dim: int = 5, obs_dim: int = 948, terms: int = 13) -> Game:
+             *, blocks: tuple = (),   # `Block`s of an action row; without any, 9 numbers and 5 masks
+             fields: tuple = (),      # `Field`s of an observation; without any, 948 numbers
+             terms: int = 13) -> Game:
     "All tables of `worlds` games; `open_game` opens one"
     W, N = worlds, 2*config.team_size
+    action_dim, mask_dim = sum(b.columns for b in blocks) or 9, sum(b.masks for b in blocks) or 5
+    obs_dim, comm_dim = sum(f.size for f in fields) or 948, config.comm_dim if config.enable_comm else 1
     f, mech = lambda *shape: np.zeros((W, *shape), np.float32), np.zeros((W, N), MECH)
     mech['kind'] = np.tile(pack_kinds(config), 2)
-    return Game(rules_record(config), class_records(config), weapon_records(config), suite_records(config),
-                script_records(config), np.zeros(W, WORLD), mech, np.zeros((W, N, SHOTS), SHOT),
-                np.zeros((W, N), CLOUD), np.zeros((W, N//2 + 1, N), TRACK), np.zeros((W, EVENTS), EVENT),
+    return Game(rules_record(config, blocks, fields), class_records(config), weapon_records(config),
+                suite_records(config), script_records(config), np.zeros(W, WORLD), mech,
+                np.zeros((W, N, SHOTS), SHOT), np.zeros((W, N), CLOUD),
+                np.zeros((W, N//2 + 1, N), TRACK), np.zeros((W, EVENTS), EVENT),
                 np.tile(np.arange(N, dtype=np.int8), (W, N, 1)),
-                np.zeros((W, N, 2), np.int8), np.zeros((W, N//2, N//2, 2), np.int16),
+                np.zeros((W, N, 2), np.int8), np.full((W, N, CONTACTS), -1, np.int8),
+                np.zeros((W, N), OPTION), f(N, comm_dim), np.zeros((W, N//2, N//2, 2), np.int16),
                 np.full((W, 3, -(-N//8)*8), 1 << 30), *new_land(maps, W),
                 f(N, action_dim), np.ones((W, N, mask_dim), np.bool_), f(N, obs_dim),
                 np.zeros((W, N), np.bool_), np.zeros((W, N), np.int16), f(N), f(N), f(2, terms), f(2, 6))
@@ -278,7 +310,15 @@ def legged(m):
     "Whether its legs are gone"
     return m.leg <= 0
 
-# %% ../../nbs/13_mech.ipynb #efc70317
+# %% ../../nbs/13_mech.ipynb #ad611f74
+@kernel(inline=True)
+def leader_of(g, w, i):
+    "The row that leads the pack of mech `i`: its first medium; −1 where there is none"
+    m, r = g.mech[w, i], g.rules[0]
+    j = g.world[w].team_size*m.team + m.place//r.pack*r.pack + r.leader
+    return j if r.leader < r.pack and g.mech[w, j].kind == 2 else -1
+
+# %% ../../nbs/13_mech.ipynb #2a4bf75d
 @kernel
 def open_game(g, maps, w, key, slot):
     "Set world `w` to the first moment of the game with that `key`, on map `slot`; a mech keeps its class"
@@ -288,7 +328,7 @@ def open_game(g, maps, w, key, slot):
     g.world[w:w+1].view(np.uint8)[:] = 0
     world.key, world.size, world.team_size, world.winner, world.holder = key, maps.size[slot], n, -1, -1
     world.zone_x, world.zone_y, world.zone_r = maps.zone[slot, 0], maps.zone[slot, 1], maps.zone[slot, 2]
-    world.living0, world.living1 = n, n
+    world.living0, world.living1, world.packs, world.arms = n, n, n//g.rules[0].pack, 1
     g.event[w].view(np.uint8)[:] = 0
     for k in range(n + 1): g.track[w, k].view(np.uint8)[:] = 0
     for i in range(N):
@@ -299,8 +339,20 @@ def open_game(g, maps, w, key, slot):
         m.team, m.place, m.kind, m.alive, m.grounded, m.stability = i//n, place, kind, 1, 1, 100
         m.x, m.y, m.hx = side*maps.spots[slot, place, 0], maps.spots[slot, place, 1], side
         m.hp, m.leg = g.classes[kind].hp, g.classes[kind].leg
-        leads = kind == 2 and place % g.rules[0].pack == g.rules[0].leader
-        m.suite = COMMAND if leads else g.classes[kind].suite
+        m.suite = COMMAND if leader_of(g, w, i) == i else g.classes[kind].suite
+        g.option[w, i:i+1].view(np.uint8)[:] = 0
+        g.option[w, i].ordered = -1
+        g.slots[w, i][:], g.comm[w, i][:] = -1, 0
         m.quality, m.painter, m.marked, m.focus, m.shot_at = 1, -1, -1, -1, -1
         m.hit0, m.hit1, m.hit2, m.hit3 = -1, -1, -1, -1
         m.shown0, m.shown1, m.shown2, m.shown3 = -1, -1, -1, -1
+
+# %% ../../nbs/13_mech.ipynb #fee5151b
+@kernel
+def muster(g, w, packs, arms):   # packs of a team; share of their chance with which scripts fire
+    "Let only some packs take part in the game of world `w`, which was just opened"
+    world, strong = g.world[w], packs*g.rules[0].pack
+    world.packs, world.arms, world.living0, world.living1 = packs, arms, strong, strong
+    for i in range(g.mech.shape[1]):
+        m = g.mech[w, i]
+        if m.place >= strong: m.alive, m.hp = 0, 0

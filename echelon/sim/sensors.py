@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EMIT_RANGE', 'JAMS', 'CLEARS', 'WORST', 'BEST', 'LINK', 'RADAR', 'GLOW', 'HOT', 'FORGET', 'apart', 'felt', 'tune',
-           'glows', 'sense', 'remember', 'informed', 'recollect', 'know', 'hunted_by', 'pool']
+           'glows', 'sense', 'remember', 'hears', 'informed', 'recollect', 'know', 'hunted_by', 'pool']
 
 # %% ../../nbs/18_sensors.ipynb #b6f92e3c
 from math import sqrt
@@ -69,7 +69,7 @@ def sense(g, w, i):
         far = apart(g, m, o)
         if m.sees & bit or far <= radar*radar or o.painted > 0 or glows(g, w, m, o, far): m.direct |= bit
 
-# %% ../../nbs/18_sensors.ipynb #c7314439
+# %% ../../nbs/18_sensors.ipynb #834048fa
 FORGET = np.float32(5.)   # s
 
 @kernel(inline=True)
@@ -83,13 +83,17 @@ def remember(g, w, i):
     past.flags = (1 if m.down > 0 else 0) | (2 if legged(m) else 0) | (4 if m.painted > 0 else 0)
 
 @kernel(inline=True)
+def hears(m, o):
+    "Whether what the mate `o` sends reaches mech `m`: a link needs both ends"
+    return o.alive != 0 and o.quality >= LINK and m.quality >= LINK
+
+@kernel(inline=True)
 def informed(g, w, i):
     "The enemies that mech `i` detects or hears of, as bits"
     m, n, bits = g.mech[w, i], g.world[w].team_size, g.mech[w, i].direct
-    if m.quality < LINK: return bits
     for j in range(n*m.team, n*m.team + n):
         o = g.mech[w, j]
-        if o.alive != 0 and o.quality >= LINK and g.suites[o.suite].reports != 0: bits |= o.direct
+        if g.suites[o.suite].reports != 0 and hears(m, o): bits |= o.direct
     return bits
 
 @kernel
