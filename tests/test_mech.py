@@ -3,6 +3,7 @@ import numba
 import numpy as np
 import pytest
 
+from echelon.agents.heuristic import SCRIPTS
 from echelon.core import imported
 from echelon.world import make
 
@@ -44,6 +45,19 @@ def test_state_goes_on_elsewhere():
     b = make('mech', worlds=5, seed=2, **SMALL)
     b.load_state(a.state())
     assert (battle(a, 90) == battle(b, 90)).all() and (a.obs == b.obs).all() and (a.reward == b.reward).all()
+
+
+@pytest.mark.parametrize('script', SCRIPTS)
+def test_a_script_against_itself_is_its_own_mirror_image(script):
+    "To the last bit, in the fog, for as long as it lasts; so it ends in a draw"
+    world = make('mech', worlds=2, seed=5, autoreset=False, observation_mode='partial',
+                 world=dict(size=64, pool=2))
+    world.control[:] = 1 + SCRIPTS.index(script)
+    m = world.game_arrays.mech
+    for _ in range(200):
+        world.step()
+        assert (m['x'][:, :10] == -m['x'][:, 10:]).all() and (m['hp'][:, :10] == m['hp'][:, 10:]).all()
+    assert (world.game_arrays.world['winner'] == -1).all()
 
 
 @pytest.mark.parametrize('pack', [(1, 5, 3, 1), (0, 3, 0, 1)])
@@ -113,8 +127,8 @@ def test_a_map_too_small_is_refused():
 def test_foreign_states_and_controls_are_refused():
     small, large = make('mech', worlds=1, **SMALL), make('mech', worlds=1, **SMALL | dict(max_decisions=9))
     with pytest.raises(ValueError, match='state of another config'): large.load_state(small.state())
-    small.control[:] = 9
-    with pytest.raises(ValueError, match='control from 9 to 9: expected 0 to 4'): small.step()
+    small.control[:] = 10
+    with pytest.raises(ValueError, match='control from 10 to 10: expected 0 to 9'): small.step()
 
 
 def test_every_pack_has_its_leader():
@@ -152,3 +166,49 @@ def test_observations_are_read_only():
 
 def test_a_module_is_compiled_again_when_ours_changes():
     assert 'echelon.world' in imported('test_mech') and 'echelon.core' in imported('test_mech')
+
+
+def test_who_does_not_take_part_is_dead_from_the_first_moment():
+    config = dict(world=dict(size=48, pool=3), packs_per_team=2, pack=(0, 1, 1, 0), max_episode_seconds=20.,
+                  observation_mode='partial')
+    world = make('mech', worlds=6, seed=3, **config)
+    world.set_packs(1, 2)
+    assert world.reset() is world.obs
+    mask, living = world.spec.field('contact_mask').columns, world.spec.field('panel').offset + 5
+    sizes = set()
+    world.control[:] = 1 + SCRIPTS.index('heuristic')
+    for _ in range(200):
+        world.step()
+        for w in np.flatnonzero(world.first):
+            packs = world.game_arrays.world['packs'][w]
+            sizes.add(int(packs))
+            taking = np.tile(np.arange(4) < 2*packs, 2)
+            assert (world.alive[w] == taking).all() and (world.obs[w, ~taking, mask] == 1).all()
+            assert (world.obs[w, :, living] == packs/2).all() and not world.obs[w, ~taking, :500].any()
+    assert sizes == {1, 2} and world.stats['games'].min() >= 2
+    other = make('mech', worlds=6, seed=9, **config)
+    other.load_state(world.state())
+    for _ in range(100): world.step(); other.step()
+    assert (world.digest() == other.digest()).all() and (world.obs == other.obs).all()
+
+
+def test_scripts_hold_their_fire():
+    "A share of 0 never fires, a share of 1 does, and the change waits for the next game"
+    world = make('mech', worlds=2, seed=3, autoreset=False, **SMALL)
+    world.control[:] = 1 + SCRIPTS.index('rusher')
+    world.set_arms(0.)
+    again = np.array([True, False])
+    world.reset(worlds=again)
+    for _ in range(100): world.step()
+    assert world.stats['damage'][0].sum() == 0 < world.stats['damage'][1].sum()
+
+
+@pytest.mark.parametrize('change', [dict(packs=0), dict(packs=3), dict(arms=2.), dict(arms=np.nan)])
+def test_states_of_impossible_curricula_are_refused(change):
+    world = make('mech', worlds=1, **SMALL)
+    for table in (lambda s: s, lambda s: s['world']):
+        state = world.state()
+        for name, value in change.items(): table(state)[name][:] = value
+        with pytest.raises(ValueError, match='state: packs'): world.load_state(state)
+    for wrong in (lambda: world.set_packs(0, 1), lambda: world.set_packs(1, 2), lambda: world.set_arms(1.5)):
+        with pytest.raises(ValueError, match='expected'): wrong()

@@ -499,13 +499,20 @@ def wishes(world):
     return g.mech['focus'][0, ME], *(g.option[0, LEADER][name] for name in ('order', 'ordered', 'sort'))
 
 
-@pytest.mark.parametrize('wrong', [np.nan, -1, -3., 21, 1e9, np.inf, -np.inf, -.4])
+@pytest.mark.parametrize('wrong', [np.nan, -1, -3., -1e9, -np.inf, -.4])
 def test_a_number_that_is_no_choice_counts_as_none(wrong):
     world = stage({N + HEAVY: at(6, 0)})
     act(world, {ME: dict(target=wrong), LEADER: dict(order=wrong, order_target=1, sort=wrong)})
     assert wishes(world) == (-1, 0, -1, 0) and np.isfinite(world.obs).all()
     act(world, {LEADER: dict(order=3, order_target=wrong, sort=2)})
     assert wishes(world) == (-1, 3, -1, 2)
+
+
+@pytest.mark.parametrize('large', [21, 1e9, np.inf])
+def test_a_number_beyond_the_last_choice_counts_as_the_last(large):
+    world = stage({N + HEAVY: at(6, 0)})
+    act(world, {ME: dict(target=large), LEADER: dict(order=large, order_target=large, sort=large)})
+    assert wishes(world) == (-1, 5, -1, 2) and np.isfinite(world.obs).all()   # the last slots are empty
 
 
 def test_a_masked_choice_counts_as_none():
