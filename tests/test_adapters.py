@@ -20,6 +20,7 @@ from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.env_checker import check_env as sb3_check_env
 from stable_baselines3.common.vec_env import DummyVecEnv, VecMonitor
 
+from echelon.agents.heuristic import HeuristicPolicy
 from echelon.config import EnvConfig
 from echelon.core import mix
 from echelon.env.adapters import GymnasiumSingle, GymnasiumVector, SB3Vector
@@ -523,3 +524,16 @@ for missing, use, extra in (
     except ImportError as error: assert str(error) == f'{missing} is missing: pip install "echelon[{extra}]"'
     else: raise AssertionError(missing)
 ''')
+
+
+def test_the_heuristic_plays_by_names():
+    "Against itself inside the environment it is its own mirror image: nobody wins"
+    cfg = EnvConfig(world=dict(size=40, pool=2), pack=(0, 1, 1, 0), max_episode_seconds=40.,
+                    observation_mode='partial')
+    env, policy = EchelonEnv(cfg, opponent='heuristic'), HeuristicPolicy()
+    env.reset(seed=2)
+    while env.agents: env.step({agent: policy.act(env, agent) for agent in env.agents})
+    end = env.last_outcome
+    assert end['winner'] is None and end['score']['blue'] == end['score']['red']
+    assert end['living']['blue'] == end['living']['red']
+    with pytest.raises(ValueError, match="agent 'green_0'"): policy.act(env, 'green_0')

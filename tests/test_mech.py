@@ -3,7 +3,7 @@ import numba
 import numpy as np
 import pytest
 
-from echelon.agents.heuristic import SCRIPTS
+from echelon.agents.heuristic import SCRIPTS, HeuristicPolicy
 from echelon.core import imported
 from echelon.world import make
 
@@ -212,3 +212,21 @@ def test_states_of_impossible_curricula_are_refused(change):
         with pytest.raises(ValueError, match='state: packs'): world.load_state(state)
     for wrong in (lambda: world.set_packs(0, 1), lambda: world.set_packs(1, 2), lambda: world.set_arms(1.5)):
         with pytest.raises(ValueError, match='expected'): wrong()
+
+
+@pytest.mark.parametrize('name', [s for s in SCRIPTS if s not in ('random', 'idle', 'blind')])
+def test_a_policy_does_what_the_script_does(name):
+    "Actions given from outside make the same battle as the script inside, whole batches or mech by mech"
+    inside, outside = (make('mech', worlds=2, seed=4, autoreset=False, observation_mode='partial', **SMALL)
+                       for _ in range(2))
+    inside.control[:] = 1 + SCRIPTS.index(name)
+    policy = HeuristicPolicy(weapon_fire_prob=.5) if name == 'recruit' else HeuristicPolicy(personality=name)
+    for t in range(60):
+        actions = policy.actions(outside)
+        for agent in ('blue_0', 'red_3'):
+            row = outside.spec.row(agent)
+            assert (policy.act(outside, agent) == actions[0, row]).all()
+        inside.step()
+        outside.step(actions)
+        assert (inside.obs == outside.obs).all() and (inside.reward == outside.reward).all(), t
+    assert np.abs(actions).sum() > 0

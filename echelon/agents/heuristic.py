@@ -7,8 +7,8 @@ __all__ = ['ZERO', 'ONE', 'TINY', 'TURN', 'DISK', 'SPIRAL', 'INNER', 'CLOSE', 'B
            'FALLEN', 'PAINTED', 'FACED', 'FLEE', 'SOFT', 'HUNT', 'HEED', 'HURRY', 'STILL', 'ROOM', 'HAZY', 'SPENT',
            'SCRIPTS', 'FIGHTERS', 'RANDOM', 'BLIND', 'length', 'unit', 'placed', 'downhill', 'spot', 'to_spot', 'march',
            'company', 'distance_to_care', 'prey', 'outnumbered', 'nerve', 'beyond', 'engage', 'freed', 'steering',
-           'endangers', 'kind_of', 'strikes', 'aimed', 'trigger', 'emit', 'shoot', 'facing', 'fight', 'stumble',
-           'by_the_clock', 'scripted', 'advise', 'advise_one', 'HeuristicPolicy']
+           'endangers', 'kind_of', 'strikes', 'harms', 'flees', 'aimed', 'trigger', 'emit', 'shoot', 'facing', 'fight',
+           'stumble', 'by_the_clock', 'scripted', 'advise', 'advise_one', 'HeuristicPolicy']
 
 # %% ../../nbs/24_heuristic.ipynb #c4d38ce5
 from math import sqrt
@@ -247,14 +247,24 @@ def strikes(g, m, row, at, k):
     if d - g.classes[m.kind].half - g.classes[kind_of(row, at)].half > reach: return False
     return not (weapon.paint > 0 and painted) and not endangers(row, a, r, weapon.splash)
 
-# %% ../../nbs/24_heuristic.ipynb #c0b9ce0b
+# %% ../../nbs/24_heuristic.ipynb #d5ff7e78
+@kernel(inline=True)
+def harms(g, k):
+    "Whether weapon `k` does damage"
+    return k >= 0 and g.weapons[k].damage > 0
+
+@kernel(inline=True)
+def flees(g, m, c):
+    "Whether mech `m` of class `c` was hit, is hurt and cannot answer"
+    armed = harms(g, c.weapon0) or harms(g, c.weapon1) or harms(g, c.weapon2) or harms(g, c.weapon3)
+    return m.took > 0 and m.hp < SPENT*c.hp and (m.heat > HAZY*c.capacity or not armed)
+
 @kernel(inline=True)
 def aimed(g, w, i, k):
     "Whether there is something for weapon `k` of mech `i` to shoot at"
     m, row = g.mech[w, i], g.obs[w, i]
     if k < 0: return False
-    c = g.classes[m.kind]
-    if g.weapons[k].cloud > 0: return m.took > 0 and m.heat > HAZY*c.capacity and m.hp < SPENT*c.hp
+    if g.weapons[k].cloud > 0: return flees(g, m, g.classes[m.kind])
     for s in range(CONTACTS):
         at = s*len(CONTACT)
         if row[At.contact_mask + s] != 0 or row[at + Contact.hostile] < 0: continue
