@@ -537,3 +537,51 @@ def test_the_heuristic_plays_by_names():
     assert end['winner'] is None and end['score']['blue'] == end['score']['red']
     assert end['living']['blue'] == end['living']['red']
     with pytest.raises(ValueError, match="agent 'green_0'"): policy.act(env, 'green_0')
+
+
+def equal(lists, k, told):
+    "Whether entry `k` of five lists is what an environment told; actions masks among it"
+    for entries, own in zip(lists, told):
+        assert entries[k].keys() == own.keys()
+        for name, value in own.items():
+            here = entries[k][name]
+            if isinstance(value, dict): here, value = here['action_mask'], value['action_mask']
+            assert np.array_equal(here, value), name
+    return True
+
+
+def test_lists_are_environments_whatever_happens():
+    "Random play with every block, two packs, partial resets, curricula and wrong calls in between"
+    cfg = EnvConfig(world=dict(size=40, smallest=32, pool=2), packs_per_team=2, pack=(0, 1, 1, 0),
+                    max_episode_seconds=12., observation_mode='partial', enable_target_selection=True,
+                    enable_obs_control=True, enable_comm=True, enable_orders=True)
+    rng, resets, ended = np.random.default_rng(0), 0, 0
+    with VectorEnv(3, cfg, opponent='heuristic') as envs:
+        singles = [EchelonEnv(cfg, opponent='heuristic') for _ in range(3)]
+        first = envs.reset([1, 2, 3])
+        for k, env in enumerate(singles): assert equal(first, k, env.reset(seed=1 + k))
+        for _ in range(250):
+            event, k, seed = rng.random(), int(rng.integers(3)), int(rng.integers(99))
+            if event < .05:
+                packs, size = sorted(rng.integers(1, 3, 2).tolist()), [34, 38]
+                envs.set_curriculum(weapon_prob=event*20, packs_per_team_range=packs, map_size_range=size)
+                for env in singles:
+                    env.world.set_arms(event*20); env.world.set_packs(*packs); env.world.set_sizes(*size)
+            elif event < .1:
+                untouched(envs.world, lambda: envs.step([{}, {}, {'blue_0': np.zeros(2, np.float32)}]))
+                untouched(envs.world, lambda: envs.set_curriculum(weapon_prob=True, map_size_range=(34, 36)))
+                untouched(envs.world, lambda: envs.set_curriculum(packs_per_team_range=(1, 3)))
+                untouched(envs.world, lambda: envs.reset([seed], [3]))
+            elif event < .15 or not envs.games[k].agents:
+                assert equal(envs.reset([seed], [k]), 0, singles[k].reset(seed=seed))
+                resets += 1
+            actions = [{a: env.action_space(a).sample() for a in env.agents} for env in singles]
+            if not any(actions): continue
+            lists = envs.step(actions)
+            for k, (env, action) in enumerate(zip(singles, actions)):
+                if action: assert equal(lists, k, env.step(action))
+                else: assert not any(entries[k] for entries in lists)
+                ended += bool(action) and not env.agents
+            for entry in lists[0]:
+                assert not any(np.shares_memory(o, envs.world.obs) for o in entry.values())
+    assert resets > 5 and ended > 5

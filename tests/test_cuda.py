@@ -22,10 +22,11 @@ def battle(machine):
     "Two packs face to face, all triggers pulled: the game as it opens and after each decision"
     from echelon.env.battle import DECIDE, OPEN
     from echelon.world import make
-    world = make('mech', worlds=2, seed=5, pack=(1, 1, 1, 1), autoreset=False, observation_mode='partial',
-                 world=dict(size=40, pool=1, biomes=()), sticky_slots=True, enable_target_selection=True,
-                 enable_obs_control=True, enable_comm=True, enable_orders=True)
-    g, moments, games = world.game_arrays, [], (np.array([7, 8], np.uint64), np.zeros(2, np.int32))
+    world = make('mech', worlds=2, seed=5, pack=(1, 1, 1, 1), autoreset=False,
+                 observation_mode='partial', world=dict(size=40, pool=1, biomes=()), sticky_slots=True,
+                 enable_target_selection=True, enable_obs_control=True, enable_comm=True, enable_orders=True)
+    g, moments = world.game_arrays, []
+    games = (np.array([7, 8], np.uint64), np.zeros(2, np.int32), np.int32([1, 1]), np.float32([1, .5]))
     for decision in range(1 + DECISIONS):
         if decision == 1: face(g)
         g.action[g.control == 0] = [.3, .2, .5, .1, 1, -1, 1, 1, 1, *[1]*(g.action.shape[2] - 9)]
@@ -40,7 +41,7 @@ def face(g):
     row = np.arange(2*n)
     g.mech['x'], g.mech['y'] = np.where(row < n, -3, 3), 4*(row % n) - 6
     g.mech['hp'][:, ::3] = 3
-    g.control[1, n:] = [1, 2, 3, 1]
+    g.control[1, n:] = [1, 5, 7, 9]     # heuristic, flanker, random, blind
     smoke, shot, cloud = np.flatnonzero(g.weapons['cloud'] > 0)[0], g.shot[:, 1, 7], g.cloud[:, 1]
     for name in shot.dtype.names: shot[name] = -1
     for name, value in dict(x=-18, y=18, z=1, left=.01, weapon=smoke, state=1).items(): shot[name] = value
@@ -165,8 +166,8 @@ def test_lanes_may_run_in_any_order(told, order):
     turns = Turns(order)
     view = viewing(turns.wait, looking(turns.wait).py_func).py_func
     decide = deciding(turns.wait, ticking(turns.wait).py_func, view).py_func
-    def machine(g, maps, todo, keys, slots):
-        if todo[0] != DECIDE: return play(g, maps, todo, keys, slots)
+    def machine(g, maps, todo, *games):
+        if todo[0] != DECIDE: return play(g, maps, todo, *games)
         for w in range(len(todo)): turns.run(decide, open_records(g), np.int64(w))
     assert differing(told, battle(machine), equal) == []
 
@@ -188,7 +189,8 @@ def compiled():
     maps = Maps(zeros('u1', 1, 40, 40, 20), zeros('u4', 1, 40, 40), zeros('u4', 1, 40, 40),
                 zeros('u4', 1, 40, 40), zeros('u8', 1, 20, 20), zeros('u2', 1, 40, 40),
                 zeros('f4', 1, 3), zeros('f4', 1, 4, 2), zeros('i4', 1))
-    args = new_game(EnvConfig(pack=(1, 1, 1, 1)), maps), maps, zeros('i8', 1), zeros('u8', 1), zeros('i4', 1)
+    args = (new_game(EnvConfig(pack=(1, 1, 1, 1)), maps), maps, zeros('i8', 1), zeros('u8', 1),
+            zeros('i4', 1), zeros('i4', 1), zeros('f4', 1))
     ptx, _ = cuda.compile(player().py_func, numba.void(*map(numba.typeof, args)), cc=(9, 0), output='ptx',
                           device=False, abi='numba')
     print(ptx.decode() if isinstance(ptx, bytes) else ptx)

@@ -295,15 +295,16 @@ def test_scripts_know_of_others_only_what_they_observe(script):
     g.control[:] = 1 + SCRIPTS.index(script)
     script_all(g)
     before, kept = g.action.copy(), g.mech.copy()
-    for team in (0, 1):
+    for name in ('known0', 'known1', 'hunted', 'smoke'): g.world[name] ^= np.uint64(0xffff)
+    g.shot['state'], g.cloud['left'], g.track['x'] = 1, 5, 9
+    for i in range(g.mech.shape[1]):
         g.mech[:] = kept
-        others = g.mech['team'] != team
-        for name in ('x', 'y', 'hp', 'heat', 'painted', 'vx', 'hx', 'cool0', 'down'):
-            g.mech[name][others] += 7
-        g.mech['alive'][others] = 0
-        g.track['x'] += 9
+        others = np.arange(g.mech.shape[1]) != i
+        for name in ('x', 'y', 'hp', 'heat', 'painted', 'vx', 'hx', 'cool0', 'down', 'alive', 'sees',
+                     'known'):
+            g.mech[name][:, others] += np.array(7, g.mech[name].dtype)
         script_all(g)
-        assert (g.action[~others] == before[~others]).all()
+        assert (g.action[:, i] == before[:, i]).all()
     g.mech[:] = kept
     g.obs[..., :500] = 0
     g.obs[..., 500:520] = 1
@@ -412,7 +413,6 @@ def test_terms_add_up_to_the_mean_reward():
 
 def test_degenerate_play_does_not_pay():
     "Against the heuristic nobody who shirks earns more than it does"
-    pytest.importorskip('echelon.env.battle')
     import echelon
 
     harmless = HeuristicPolicy(weapon_fire_prob=0.).temper

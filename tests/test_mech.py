@@ -5,6 +5,7 @@ import pytest
 
 from echelon.agents.heuristic import SCRIPTS, HeuristicPolicy
 from echelon.core import imported
+from echelon.env.battle import MechWorld
 from echelon.world import make
 
 SMALL = dict(world=dict(size=48, pool=3), pack=(1, 1, 1, 1), max_episode_seconds=30.)
@@ -49,15 +50,18 @@ def test_state_goes_on_elsewhere():
 
 @pytest.mark.parametrize('script', SCRIPTS)
 def test_a_script_against_itself_is_its_own_mirror_image(script):
-    "To the last bit, in the fog, for as long as it lasts; so it ends in a draw"
+    "To the last bit, in the fog, to the end; which is a draw"
     world = make('mech', worlds=2, seed=5, autoreset=False, observation_mode='partial',
                  world=dict(size=64, pool=2))
     world.control[:] = 1 + SCRIPTS.index(script)
-    m = world.game_arrays.mech
-    for _ in range(200):
+    m, over = world.game_arrays.mech, world.game_arrays.world
+    while not world.terminated.all():
         world.step()
-        assert (m['x'][:, :10] == -m['x'][:, 10:]).all() and (m['hp'][:, :10] == m['hp'][:, 10:]).all()
-    assert (world.game_arrays.world['winner'] == -1).all()
+        for name in ('x', 'vx', 'hx'): assert (m[name][:, :10] == -m[name][:, 10:]).all(), name
+        for name in ('y', 'z', 'hp', 'heat', 'leg', 'stability', 'cool1'):
+            assert (m[name][:, :10] == m[name][:, 10:]).all(), name
+        assert (over['score0'] == over['score1']).all()
+    assert (over['winner'] == -1).all() and not world.stats['win'].any()
 
 
 @pytest.mark.parametrize('pack', [(1, 5, 3, 1), (0, 3, 0, 1)])
@@ -184,7 +188,7 @@ def test_who_does_not_take_part_is_dead_from_the_first_moment():
             sizes.add(int(packs))
             taking = np.tile(np.arange(4) < 2*packs, 2)
             assert (world.alive[w] == taking).all() and (world.obs[w, ~taking, mask] == 1).all()
-            assert (world.obs[w, :, living] == packs/2).all() and not world.obs[w, ~taking, :500].any()
+            assert (world.obs[w, :, living] == 1).all() and not world.obs[w, ~taking, :500].any()
     assert sizes == {1, 2} and world.stats['games'].min() >= 2
     other = make('mech', worlds=6, seed=9, **config)
     other.load_state(world.state())
@@ -192,15 +196,19 @@ def test_who_does_not_take_part_is_dead_from_the_first_moment():
     assert (world.digest() == other.digest()).all() and (world.obs == other.obs).all()
 
 
-def test_scripts_hold_their_fire():
+@pytest.mark.parametrize('script', ['random', 'rusher', 'blind'])
+def test_scripts_hold_their_fire(script):
     "A share of 0 never fires, a share of 1 does, and the change waits for the next game"
     world = make('mech', worlds=2, seed=3, autoreset=False, **SMALL)
-    world.control[:] = 1 + SCRIPTS.index('rusher')
+    world.control[:] = 1 + SCRIPTS.index(script)
     world.set_arms(0.)
     again = np.array([True, False])
     world.reset(worlds=again)
-    for _ in range(100): world.step()
-    assert world.stats['damage'][0].sum() == 0 < world.stats['damage'][1].sum()
+    fired = np.zeros(2)
+    for _ in range(100):
+        world.step()
+        fired += sum((world.game_arrays.mech[f'fire{k}'] != 0).any(1) for k in range(4))
+    assert fired[0] == 0 < fired[1]
 
 
 @pytest.mark.parametrize('change', [dict(packs=0), dict(packs=3), dict(arms=2.), dict(arms=np.nan)])
@@ -230,3 +238,58 @@ def test_a_policy_does_what_the_script_does(name):
         outside.step(actions)
         assert (inside.obs == outside.obs).all() and (inside.reward == outside.reward).all(), t
     assert np.abs(actions).sum() > 0
+
+
+def test_a_smaller_game_pays_as_if_it_had_been_made_so():
+    "One pack in a world made for two: panel, rewards and margin as in a world made for one"
+    config = dict(worlds=3, seed=6, autoreset=False, observation_mode='partial', pack=(1, 1, 1, 1),
+                  world=dict(size=64, pool=2, biomes=()))
+    small, large = make('mech', **config), make('mech', packs_per_team=2, **config)
+    large.set_packs(1, 1)
+    large.reset(seed=6)
+    taking = np.r_[0:4, 8:12]
+    for name in ('x', 'y'): large.game_arrays.mech[name][:, taking] = small.game_arrays.mech[name]
+    panel = small.spec.field('panel').columns
+    for world in (small, large):
+        world.step()                                         # they stand, and look around
+        world.control[:] = 1 + SCRIPTS.index('rusher')
+        world.drain()
+    for t in range(240):
+        small.step(); large.step()
+        here, there = small.game_arrays.mech, large.game_arrays.mech[:, taking]
+        assert all((here[n] == there[n]).all() for n in ('x', 'y', 'hp', 'heat')), t
+        assert (small.reward == large.reward[:, taking]).all() and not large.reward[:, 4:8].any()
+        assert (small.obs[..., panel] == large.obs[:, taking, panel]).all()
+    for name in ('hp_margin', 'kill', 'damage', 'reward_damage', 'reward_win'):
+        assert np.allclose(small.stats[name], large.stats[name], atol=1e-4), name
+    assert small.stats['damage'].sum() > 0
+
+
+def test_a_state_fits_a_world_that_never_played():
+    world = make('mech', worlds=2, seed=4, **SMALL)
+    for _ in range(30): world.step()
+    fresh = MechWorld(2, world.config)
+    fresh.load_state(world.state())
+    for _ in range(30): world.step(); fresh.step()
+    assert (world.digest() == fresh.digest()).all()
+
+
+@pytest.mark.parametrize('table', ['world', 'mech', 'shot', 'cloud', 'track'])
+def test_no_number_of_a_state_is_taken_on_trust(table):
+    "Every field of every record, at its worst: refused, or played on without harm"
+    world = make('mech', worlds=1, seed=4, observation_mode='partial', **SMALL)
+    world.control[:] = 1 + SCRIPTS.index('heuristic')
+    for _ in range(20): world.step()
+    good, refused = world.state(), 0
+    for name in good[table].dtype.names:
+        kind = good[table].dtype[name].kind
+        for value in (np.nan, np.inf, 1e30, -1e30) if kind == 'f' else (2**31 - 1, 0) if kind == 'u' else (
+                2**31 - 1, -2**31, 99, -7):
+            state = world.state()
+            state[table][name].flat[0] = value
+            try: world.load_state(state)
+            except ValueError: refused += 1
+            for _ in range(3): world.step()
+            assert np.isfinite(world.obs).all() and np.isfinite(world.reward).all(), (name, value)
+            world.load_state(good)
+    assert refused > len(good[table].dtype.names)

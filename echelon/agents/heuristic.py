@@ -7,28 +7,29 @@ __all__ = ['ZERO', 'ONE', 'TINY', 'TURN', 'DISK', 'SPIRAL', 'INNER', 'CLOSE', 'B
            'FALLEN', 'PAINTED', 'FACED', 'FLEE', 'SOFT', 'HUNT', 'HEED', 'HURRY', 'STILL', 'ROOM', 'HAZY', 'SPENT',
            'SCRIPTS', 'FIGHTERS', 'RANDOM', 'BLIND', 'length', 'unit', 'placed', 'downhill', 'spot', 'to_spot', 'march',
            'company', 'distance_to_care', 'prey', 'outnumbered', 'nerve', 'beyond', 'engage', 'freed', 'steering',
-           'endangers', 'kind_of', 'strikes', 'harms', 'flees', 'aimed', 'trigger', 'emit', 'shoot', 'facing', 'fight',
-           'stumble', 'by_the_clock', 'scripted', 'advise', 'advise_one', 'HeuristicPolicy']
+           'endangers', 'kind_of', 'strikes', 'harms', 'flees', 'aimed', 'trigger', 'emit', 'press', 'facing', 'fight',
+           'stumble', 'by_the_clock', 'hold_fire', 'scripted', 'advise', 'advise_one', 'HeuristicPolicy']
 
-# %% ../../nbs/24_heuristic.ipynb #c4d38ce5
+# %% ../../nbs/24_heuristic.ipynb #d76ecc8a
 from math import sqrt
 
 import numpy as np
 
-from ..config import SCRIPTS as TEMPERS
-from ..config import EnvConfig, ScriptConfig
+from ..config import TEMPERS, EnvConfig, ScriptConfig
 from ..core import draw, kernel, require
 from ..env.actions import Act, ready
 from ..env.observations import CONTACT, MATES, NEAR, SQUAD, At, Contact, Panel, own_frame
-from ..sim.mech import CONTACTS, ECCM, ECM, HOMING, script_records
+from ..sim.mech import CONTACTS, ECCM, ECM, HOMING, script_records, strength
 from ..sim.voxels import column
 from ..sim.weapons import LOCK
 
-# %% ../../nbs/24_heuristic.ipynb #7c124ad7
+# %% ../../nbs/24_heuristic.ipynb #6a108b6f
 ZERO, ONE, TINY = np.float32(0.), np.float32(1.), np.float32(1e-6)
 
 @kernel(inline=True)
-def length(a, r): return np.float32(sqrt(a*a + r*r))
+def length(a, r):
+    "Of a vector in the plane"
+    return np.float32(sqrt(a*a + r*r))
 
 @kernel(inline=True)
 def unit(x, y):
@@ -65,7 +66,7 @@ def downhill(g, w, size, x, y):
     return unit(np.float32(lx) + np.float32(.70710678)*np.float32(sx),
                 np.float32(ly) + np.float32(.70710678)*np.float32(sy))
 
-# %% ../../nbs/24_heuristic.ipynb #4c7bd9e8
+# %% ../../nbs/24_heuristic.ipynb #0c5b29b6
 TURN = np.pi*(3 - np.sqrt(5))*np.arange(32)
 DISK = np.sqrt(np.arange(32) + .5)[:, None]*np.stack([np.cos(TURN), np.sin(TURN)], 1)
 SPIRAL = np.round(DISK, 3).astype(np.float32)
@@ -75,7 +76,8 @@ INNER = np.float32(.75)   # share of the zone's radius that is used
 def spot(g, w, i):
     "Where in the zone mech `i` stands guard"
     m, world = g.mech[w, i], g.world[w]
-    scale, side = INNER*world.zone_r/np.float32(sqrt(np.float32(world.team_size))), np.float32(1 - 2*m.team)
+    room = np.float32(sqrt(np.float32(strength(g, w))))
+    scale, side = INNER*world.zone_r/room, np.float32(1 - 2*m.team)
     return world.zone_x + side*scale*SPIRAL[m.place, 0], world.zone_y + scale*SPIRAL[m.place, 1]
 
 # %% ../../nbs/24_heuristic.ipynb #6052537e
@@ -280,19 +282,18 @@ def trigger(g, w, i, slot, k, cool, budget, chance):
     if draw(world.key, world.decision, g.mech[w, i].place, 10 + slot) >= chance: return 0, budget
     return 1, budget - made
 
-# %% ../../nbs/24_heuristic.ipynb #33d69f8f
+# %% ../../nbs/24_heuristic.ipynb #a83d3123
 @kernel(inline=True)
-def emit(g, w, i, a):
-    "Press the buttons of the jammer and of what clears jamming, where the mech has them"
-    m, c, row = g.mech[w, i], g.classes[g.mech[w, i].kind], g.obs[w, i]
-    enemy = row[At.contact_mask] == 0 and row[Contact.hostile] > 0
-    device = ECCM if m.jam > np.float32(.3) else ECM if enemy else 0
+def emit(g, w, i, a, alert):
+    "Press the buttons of the jammer, on `alert`, and of what clears jamming, where the mech has them"
+    m, c = g.mech[w, i], g.classes[g.mech[w, i].kind]
+    device = ECCM if m.jam > np.float32(.3) else ECM if alert else 0
     if c.weapon1 <= ECM: a[Act.SECONDARY] = ONE if c.weapon1 == device else -ONE
     if c.weapon2 <= ECM: a[Act.TERTIARY] = ONE if c.weapon2 == device else -ONE
 
 @kernel(inline=True)
-def shoot(g, w, i, p, a):
-    "Write the five buttons of mech `i` with temper `p` into its action row `a`"
+def press(g, w, i, p, a, alert):
+    "Write the five buttons of mech `i` with temper `p` into its action row `a`; on `alert` it jams"
     m, c = g.mech[w, i], g.classes[g.mech[w, i].kind]
     budget, chance = np.float32(.98)*c.capacity - m.heat, p.fire_probability*g.world[w].arms
     third, budget = trigger(g, w, i, 2, c.weapon2, m.cool2, budget, chance)
@@ -305,9 +306,9 @@ def shoot(g, w, i, p, a):
     a[Act.TERTIARY] = ONE if third == 1 else -ONE
     a[Act.SPECIAL] = ONE if fourth == 1 else -ONE
     a[Act.VENT] = ONE if idle or m.heat > p.vent_heat*c.capacity else -ONE
-    emit(g, w, i, a)
+    emit(g, w, i, a, alert)
 
-# %% ../../nbs/24_heuristic.ipynb #538c50cb
+# %% ../../nbs/24_heuristic.ipynb #d2d3c316
 @kernel(inline=True)
 def facing(g, w, i, at, wa, wr):
     "Where mech `i` wants to look, ahead and right; `at` is the enemy's column or −1, `wa, wr` its march"
@@ -329,7 +330,7 @@ def fight(g, w, i, p, a):
     if at >= 0: wa, wr = engage(g, w, i, p, at, wa, wr, enemies, friends)
     a[Act.FORWARD], a[Act.STRAFE], a[Act.JET] = freed(g, w, i, wa, wr)
     a[Act.YAW] = steering(m, g.classes[m.kind], look_a, look_r, g.rules[0].decision)
-    shoot(g, w, i, p, a)
+    press(g, w, i, p, a, at >= 0)
 
 # %% ../../nbs/24_heuristic.ipynb #c21712b6
 SCRIPTS = (*TEMPERS, 'random', 'idle', 'blind')
@@ -355,8 +356,16 @@ def by_the_clock(g, w, i, a):
     a[Act.TERTIARY], a[Act.SPECIAL] = ONE if t % 8 == 2 else -ONE, ONE if t % 80 == 40 else -ONE
     a[Act.VENT] = ONE if t % 6 >= 4 else -ONE
 
-# %% ../../nbs/24_heuristic.ipynb #06e1a219
+# %% ../../nbs/24_heuristic.ipynb #595889ef
 FIGHTERS, RANDOM, BLIND = len(TEMPERS), 1 + SCRIPTS.index('random'), 1 + SCRIPTS.index('blind')
+
+@kernel(inline=True)
+def hold_fire(g, w, i, a):
+    "Release weapons of mech `i` as often as this game asks of scripts"
+    world = g.world[w]
+    if world.arms >= ONE: return
+    for k in (Act.PRIMARY, Act.SECONDARY, Act.TERTIARY, Act.SPECIAL):
+        if draw(world.key, world.decision, g.mech[w, i].place, 30 + k) >= world.arms: a[k] = -ONE
 
 @kernel(inline=True)
 def scripted(g, w, i):
@@ -366,8 +375,8 @@ def scripted(g, w, i):
     for k in range(len(a)): a[k] = ZERO
     if g.mech[w, i].alive == 0: return
     if script <= FIGHTERS: fight(g, w, i, g.scripts[script - 1], a)
-    elif script == RANDOM: stumble(g, w, i, a)
-    elif script == BLIND: by_the_clock(g, w, i, a)
+    elif script == RANDOM: stumble(g, w, i, a); hold_fire(g, w, i, a)
+    elif script == BLIND: by_the_clock(g, w, i, a); hold_fire(g, w, i, a)
 
 # %% ../../nbs/24_heuristic.ipynb #0e827889
 @kernel
@@ -384,7 +393,7 @@ def advise_one(g, p, w, i, out):   # SCRIPT [1]; a world, a row; float32 [A]
     for k in range(len(out)): out[k] = ZERO
     if g.mech[w, i].alive != 0: fight(g, w, i, p[0], out)
 
-# %% ../../nbs/24_heuristic.ipynb #eab0b7e8
+# %% ../../nbs/24_heuristic.ipynb #a7534d3b
 class HeuristicPolicy:
     "A scripted fighter as a policy: a temper by name, and any of the numbers of `ScriptConfig` changed"
 
@@ -398,11 +407,13 @@ class HeuristicPolicy:
         config = EnvConfig(scripts=TEMPERS | dict(heuristic=temper))
         self.temper, self.personality = script_records(config)[:1], personality
 
-    def act(self, env, agent_id: str) -> np.ndarray:
-        "The action of one agent of an `EchelonEnv`, or of a `MechWorld` of one world: float32 `[A]`"
+    def act(self, env, agent_id: str, w: int = 0) -> np.ndarray:
+        "Action of an agent of an `EchelonEnv`, or of game `w` of a `VectorEnv` or `MechWorld`, float32 `[A]`"
         world = getattr(env, 'world', env)
+        last = world.spec.num_worlds - 1
+        require(0 <= w <= last, f'w = {w}: expected a game from 0 to {last}')
         out = np.zeros(world.spec.action_dim, np.float32)
-        advise_one(world.game_arrays, self.temper, 0, world.spec.row(agent_id), out)
+        advise_one(world.game_arrays, self.temper, w, world.spec.row(agent_id), out)
         return out
 
     def actions(self, world) -> np.ndarray:

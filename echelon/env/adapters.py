@@ -24,7 +24,7 @@ from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-# %% ../../nbs/29_adapters.ipynb #8c8ee086
+# %% ../../nbs/29_adapters.ipynb #1afe5400
 class Rows:
     "Chosen rows of all worlds of a batch, flat and world after world; what it hands out are copies"
 
@@ -63,6 +63,7 @@ class Rows:
     def step(self, actions: np.ndarray) -> np.ndarray:
         "Play checked actions; the observations of all rows"
         mine = self.world.action[:, self.rows]
+        self.world.action[self.world.control == 0] = 0         # the others stand still
         self.world.action[:, self.rows] = actions.reshape(mine.shape)
         with at_most(self.world.spec.num_worlds): self.world.step()
         return self.of(self.world.obs)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['view', 'decide', 'REST', 'OPEN', 'DECIDE', 'TAIL', 'forget', 'count', 'tally_zone', 'viewing', 'deciding', 'play',
-           'possible', 'flyable', 'buildable', 'sayable', 'drawn', 'MechWorld']
+           'roster', 'possible', 'bounded', 'settled', 'flyable', 'buildable', 'sayable', 'drawn', 'MechWorld']
 
-# %% ../../nbs/25_battle.ipynb #dbd55827
+# %% ../../nbs/25_battle.ipynb #081737fa
 import numpy as np
 from numba import prange
 
@@ -18,7 +18,7 @@ from .objective import judge, score
 from .observations import CONTACTS, MATES, layout, observe
 from .rewards import TERMS, earn, prime, share
 from ..gen.terrain import Recipe, Shelf
-from ..sim.mech import FLYING, muster, new_game, open_game, widest
+from ..sim.mech import COMMAND, FLYING, muster, new_game, open_game, strength, widest
 from ..sim.sim import CAPTURE, nobody, note, sights, tick
 from ..sim.voxels import TABLE, current, recall
 from ..world import World, WorldSpec
@@ -32,7 +32,7 @@ def forget(g, w, i):
     m.took, m.from_x, m.from_y, m.assists, m.aided = 0, 0, 0, 0, 0
     m.shown0, m.shown1, m.shown2, m.shown3 = -1, -1, -1, -1
 
-# %% ../../nbs/25_battle.ipynb #57ede276
+# %% ../../nbs/25_battle.ipynb #b1ba99be
 @kernel(inline=True)
 def count(g, w):
     "Add this decision to each team's tally; at the end also the hp margin and the dropped changes"
@@ -43,7 +43,7 @@ def count(g, w):
         g.tally[w, m.team, 0] += m.kills
         g.tally[w, m.team, 1] += m.dealt
         g.tally[w, m.team, 4] += m.nans
-        margin += (1 - 2*m.team)*m.hp/(g.classes[m.kind].hp*np.float32(n))
+        margin += (1 - 2*m.team)*m.hp/(g.classes[m.kind].hp*np.float32(strength(g, w)))
     g.tally[w, 0, 2] += world.gain0
     g.tally[w, 1, 2] += world.gain1
     if world.over != 0:
@@ -114,12 +114,19 @@ def play(g, maps, todo,  # [W]: REST, OPEN or DECIDE
             view(g, w, 0, 1)
             for i in range(2*g.world[w].team_size): prime(g, w, i)
 
-# %% ../../nbs/25_battle.ipynb #9cf9efe1
+# %% ../../nbs/25_battle.ipynb #2c884988
+def roster(g) -> dict[str, np.ndarray]:   # Game
+    "What never changes of the rows of a game: class, team, place, suite, each `[N]`"
+    kind, N = g.mech['kind'][0], g.mech.shape[1]
+    team, place = np.divmod(np.arange(N), N//2)
+    leads = (kind == 2) & (place % g.rules['pack'] == g.rules['leader'])
+    return dict(kind=kind, team=team, place=place, suite=np.where(leads, COMMAND, g.classes['suite'][kind]))
+
 def possible(mech: np.ndarray,   # MECH [W,N], from anybody
              size: np.ndarray,   # [W], of the maps
              g) -> bool:         # Game of a world of the same config
     "Whether kernels may look at such mechs: finite numbers, places on the map, rows that exist"
-    known, half = g.mech, g.classes['half'][g.mech['kind'][0]]
+    half = g.classes['half'][g.mech['kind'][0]]
     floats = [name for name in mech.dtype.names if mech.dtype[name].kind == 'f']
     kept = ('hit', 'shown', 'painter', 'marked', 'focus')
     rows = [name for name in mech.dtype.names if name.startswith(kept)]
@@ -130,8 +137,24 @@ def possible(mech: np.ndarray,   # MECH [W,N], from anybody
     good &= (mech['z'] >= 0) & (mech['z'] <= 60)
     for name in ('ecm', 'liquid'): good &= (mech[name] >= 0) & (mech[name] <= 2)
     good &= np.all([(mech[name] >= -1) & (mech[name] < mech.shape[1]) for name in rows], 0)
-    same = all((mech[name] == known[name][0]).all() for name in ('kind', 'team', 'place', 'suite'))
-    return same and bool(good.all())
+    return bool(good.all()) and all((mech[name] == known).all() for name, known in roster(g).items())
+
+def bounded(records: np.ndarray, most: float) -> bool:
+    "Whether all floats of such records lie between `-most` and `most`; a NaN does not"
+    return all((abs(records[n]) <= most).all() for n in records.dtype.names if records.dtype[n].kind == 'f')
+
+def settled(world: np.ndarray,   # WORLD [W], from anybody
+            cloud: np.ndarray,   # CLOUD [W,N]
+            track: np.ndarray,   # TRACK [W,n+1,N]
+            g) -> bool:          # Game of a world of the same config
+    "Whether kernels may look at such games: finite numbers, counts that can be, smoke of rows that exist"
+    N, n = cloud.shape[1], track.shape[1] - 1
+    within = dict(over=(0, 2), winner=(-1, 1), holder=(-1, 1), decision=(0, g.rules['limit'][0]),
+                  tick=(0, 1 << 30), living0=(0, n), living1=(0, n), cut=(0, 1 << 30))
+    good = all(((low <= world[k]) & (world[k] <= high)).all() for k, (low, high) in within.items())
+    good &= all(int(bits) >> N == 0 for bits in world['smoke'])
+    good &= bool(((track['flags'] >= 0) & (track['flags'] <= 7)).all())
+    return good and bounded(world, 1e4) and bounded(cloud, 1e4) and bounded(track, 1e4)
 
 def flyable(shot: np.ndarray,    # SHOT [W,N,8], from anybody
             mech: np.ndarray,    # MECH [W,N], theirs
@@ -193,7 +216,7 @@ def drawn(g, w: int) -> np.ndarray:
     lines += [(*(p - TAIL*v), *p, m['team'][i], k) for p, v, i, k in zip(at, way, rows, q['weapon'])]
     return np.array(lines, np.float32).reshape(-1, 8)
 
-# %% ../../nbs/25_battle.ipynb #4b672405
+# %% ../../nbs/25_battle.ipynb #eb7ea2ec
 class MechWorld(World):
     "Battles of two teams of mechs; see the contract in `echelon.world.World`"
     config: EnvConfig
@@ -287,10 +310,12 @@ class MechWorld(World):
         require(bool(((world['size'] == maps.size[slots]) & (world['team_size'] == n)
                       & (zone == maps.zone[slots]).all(-1)).all()),
                 'state: a game on another map than the one that was dealt for it')
+        require(settled(world, state['cloud'], state['track'], self.game_arrays),
+                'state: scores, counts, clouds or tracks that no battle brings about')
         require(possible(state['mech'], world['size'], self.game_arrays),
                 'state: mechs that no battle brings about')
         require(flyable(state['shot'], state['mech'], world, self.game_arrays),
-                'state: shots, clouds or events that no battle brings about')
+                'state: shots or events that no battle brings about')
         require('option' not in state or sayable(state['option'], state['slots'], state['comm']),
                 'state: choices, contact slots or messages that no battle brings about')
         require(buildable(state['changes'], state['changed'], world['size'], self.config.world.height),

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LANES', 'wait', 'told', 'player', 'uploaded', 'downloaded']
 
-# %% ../../nbs/28_gpu.ipynb #fbf4d614
+# %% ../../nbs/28_gpu.ipynb #d403e923
 from functools import cache
 
 import numpy as np
@@ -14,7 +14,7 @@ from numba import config, cuda
 from ..core import kernel
 from .battle import DECIDE, OPEN, deciding, viewing
 from .rewards import prime
-from ..sim.mech import open_game
+from ..sim.mech import muster, open_game
 from ..sim.sim import looking, ticking
 
 # %% ../../nbs/28_gpu.ipynb #547bacb1
@@ -30,18 +30,20 @@ def told(f):
     "`f` as CUDA takes it: numba's simulator needs whatever holds a barrier as plain Python"
     return f.py_func if config.ENABLE_CUDASIM else f
 
-# %% ../../nbs/28_gpu.ipynb #029ba0c2
+# %% ../../nbs/28_gpu.ipynb #e8223165
 @cache
 def player():
-    "The CUDA kernel that does what `play` does: `player()[len(todo), LANES](g, maps, todo, keys, slots)`"
+    "The CUDA kernel that does what `play` does, with the same arguments: `player()[len(todo), LANES](…)`"
     sync = told(wait)
     view = told(viewing(sync, told(looking(sync))))
     decide = told(deciding(sync, told(ticking(sync)), view))
-    def play(g, maps, todo, keys, slots):
+    def play(g, maps, todo, keys, slots, packs, arms):
         w, lane, lanes = np.int64(cuda.blockIdx.x), np.int64(cuda.threadIdx.x), np.int64(cuda.blockDim.x)
         if todo[w] == DECIDE: decide(g, w, lane, lanes)
         elif todo[w] == OPEN:
-            if lane == 0: open_game(g, maps, w, keys[w], slots[w])
+            if lane == 0:
+                open_game(g, maps, w, keys[w], slots[w])
+                muster(g, w, packs[w], arms[w])
             sync()
             view(g, w, lane, lanes)
             for i in range(lane, 2*g.world[w].team_size, lanes): prime(g, w, i)

@@ -12,7 +12,7 @@ __all__ = ['NEAR', 'RISE', 'WIDE', 'SLOW', 'PERCENT', 'ONE', 'ZERO', 'TINY', 'NO
            'tell_contacts', 'to_rim', 'tell_squad', 'left', 'tell_suite', 'tell_ego', 'tell_panel', 'outward', 'aim',
            'look_up', 'tell_terrain', 'tell_comm', 'tell_order', 'tell_nothing', 'observe']
 
-# %% ../../nbs/21_observations.ipynb #fe3df77f
+# %% ../../nbs/21_observations.ipynb #55b9237a
 from collections import namedtuple
 from dataclasses import replace
 from math import sqrt
@@ -23,7 +23,7 @@ import numpy as np
 from ..config import EnvConfig
 from ..core import kernel, mix
 from .actions import ORDERS, SORTS
-from ..sim.mech import CONTACTS, HOMING, leader_of
+from ..sim.mech import CONTACTS, HOMING, leader_of, strength
 from ..sim.sensors import LINK, hears
 from ..sim.voxels import footprint, ground
 from ..sim.weapons import LOCK
@@ -149,7 +149,7 @@ ORDER = (*(Column(name, '0 or 1', 0, 1, 'what the leader of my pack says') for n
          Column('right', HERE, -1, 1, ''), Column('up', HERE, -1, 1, ''))
 Order = numbered('Order', ORDER)
 
-# %% ../../nbs/21_observations.ipynb #19f31fd4
+# %% ../../nbs/21_observations.ipynb #ad4f93d6
 MATES = 12                 # slots, as there are `CONTACTS` of the others
 PATCH, CELL = 11, 2.       # cells along a side of the terrain patch, vox a cell
 
@@ -166,7 +166,7 @@ def columns_at(layout: tuple[Field, ...]) -> Any:
 
 LAYOUT = laid(
     Field('contacts', 0, (CONTACTS, len(CONTACT)), 'see CONTACT', -2, 2,
-          'other mechs, enemies first, each side by distance'),
+          'other mechs: enemies first, each side by distance or as chosen'),
     Field('contact_mask', 0, (CONTACTS,), '1 empty', 0, 1),
     Field('squad', 0, (MATES, len(SQUAD)), 'see SQUAD', -1, 1.4, 'living mates by place'),
     Field('squad_mask', 0, (MATES,), '1 empty', 0, 1),
@@ -321,7 +321,7 @@ def sort_team(g, w, i, row, first):
             p -= 1
         far[p], order[p] = d, j
 
-# %% ../../nbs/21_observations.ipynb #c8fc6cce
+# %% ../../nbs/21_observations.ipynb #f52f6a16
 @kernel(inline=True)
 def rumoured(g, w, i):
     "The enemies that mech `i` knows of from reports alone, as bits, and how many of them its suite can take"
@@ -329,25 +329,25 @@ def rumoured(g, w, i):
     return (m.known & ~m.direct if g.rules[0].partial != 0 else np.uint64(0)), g.suites[m.suite].intel
 
 @kernel(inline=True)
-def vacate(g, w, i, mates):
-    "Empty the contact slots of mech `i`, all or those whose contact is gone; the rows that stay, as bits"
+def vacate(g, w, i):
+    "Empty the contact slots of mech `i`, if enemies stick all others; the rows that stay, as bits"
     m, slots, stay = g.mech[w, i], g.slots[w, i], np.uint64(0)
     for k in range(CONTACTS):
         j = np.int64(slots[k])
-        if g.rules[0].sticky != 0 and j >= 0 and (mates or g.mech[w, j].team != m.team):
+        if g.rules[0].sticky != 0 and j >= 0 and g.mech[w, j].team != m.team:
             _, _, age = thought(g, w, i, j)
             if age >= 0: stay |= np.uint64(1) << np.uint64(j); continue
         slots[k] = -1
     return stay
 
-# %% ../../nbs/21_observations.ipynb #40a3ff05
+# %% ../../nbs/21_observations.ipynb #962bcb54
 @kernel(inline=True)
 def allot(g, w, i, row):
     "Give the contacts of mech `i` their slots"
     m, n, slots, one = g.mech[w, i], g.world[w].team_size, g.slots[w, i], np.uint64(1)
     mates, slot = g.option[w, i].hostile_only == 0, 0
     top = g.suites[m.suite].contacts if g.rules[0].partial != 0 else CONTACTS
-    stay = vacate(g, w, i, mates)
+    stay = vacate(g, w, i)
     rumours, room = rumoured(g, w, i)
     heard = stay & rumours
     while heard: heard &= heard - one; room -= 1
@@ -480,12 +480,12 @@ def tell_ego(g, w, i, row, targeted):
     row[at + Ego.zone_ahead], row[at + Ego.zone_right] = zone_ahead*scale, zone_right*scale
     tell_suite(g, w, i, row)
 
-# %% ../../nbs/21_observations.ipynb #7d3628eb
+# %% ../../nbs/21_observations.ipynb #5f6a02e6
 @kernel(inline=True)
 def tell_panel(g, w, i, row):
     "Write what the whole team knows"
     world, rules, team, at = g.world[w], g.rules[0], g.mech[w, i].team, At.panel
-    n, known, enemies = world.team_size, world.known0 if team == 0 else world.known1, 0
+    strong, known, enemies = strength(g, w), world.known0 if team == 0 else world.known1, 0
     while known: known &= known - np.uint64(1); enemies += 1
     mine, other = (world.score0, world.score1) if team == 0 else (world.score1, world.score0)
     living = world.living0 if team == 0 else world.living1
@@ -493,8 +493,8 @@ def tell_panel(g, w, i, row):
     row[at + Panel.control] = ZERO if world.holder < 0 else ONE if world.holder == team else -ONE
     row[at + Panel.score], row[at + Panel.enemy_score] = mine/rules.goal, other/rules.goal
     row[at + Panel.time_left] = ONE - np.float32(world.decision)/np.float32(rules.limit)
-    row[at + Panel.living] = np.float32(living)/np.float32(n)
-    row[at + Panel.living_enemies] = np.float32(enemies)/np.float32(n)
+    row[at + Panel.living] = np.float32(living)/np.float32(strong)
+    row[at + Panel.living_enemies] = np.float32(enemies)/np.float32(strong)
     row[at + Panel.alert] = np.float32(world.alert0 if team == 0 else world.alert1)
 
 # %% ../../nbs/21_observations.ipynb #75603aa8

@@ -6,13 +6,14 @@
 __all__ = ['TERMS', 'Term', 'potential', 'prime', 'approach', 'points', 'stay', 'won', 'drawn', 'lost', 'logged', 'outcome',
            'earn', 'share']
 
-# %% ../../nbs/23_rewards.ipynb #0fef92c1
+# %% ../../nbs/23_rewards.ipynb #afb1f617
 from collections import namedtuple
 from typing import Any
 
 import numpy as np
 
 from ..core import kernel
+from ..sim.mech import strength
 from ..sim.voxels import column
 
 # %% ../../nbs/23_rewards.ipynb #8e050790
@@ -66,11 +67,11 @@ def drawn(g, w, i): return g.world[w].over == 1 and g.world[w].winner < 0
 @kernel(inline=True)
 def lost(g, w, i): return g.world[w].over == 1 and g.world[w].winner == 1 - g.mech[w, i].team
 
-# %% ../../nbs/23_rewards.ipynb #59b011c4
+# %% ../../nbs/23_rewards.ipynb #efcfe486
 @kernel(inline=True)
 def logged(g, w, m, term, amount):
     "Add `amount` to the log of a term; returns it"
-    g.terms[w, m.team, term] += amount/np.float32(g.world[w].team_size)
+    g.terms[w, m.team, term] += amount/np.float32(strength(g, w))
     return amount
 
 @kernel(inline=True)
@@ -82,11 +83,12 @@ def outcome(g, w, i):
     total += logged(g, w, m, Term.draw, r.w_draw if drawn(g, w, i) else none)
     return total + logged(g, w, m, Term.loss, r.w_loss if lost(g, w, i) else none)
 
-# %% ../../nbs/23_rewards.ipynb #eb7e488f
+# %% ../../nbs/23_rewards.ipynb #b66224ed
 @kernel(inline=True)
 def earn(g, w, i):
     "Write what mech `i` earned in this decision, before its team shares"
     m, r = g.mech[w, i], g.rules[0]
+    if m.place >= strength(g, w): return
     total = logged(g, w, m, Term.approach, r.w_approach*approach(g, w, i))
     total += logged(g, w, m, Term.zone, r.w_zone*points(g, w, i))
     total += logged(g, w, m, Term.stand, r.w_stand*stay(g, w, i))
@@ -99,11 +101,12 @@ def earn(g, w, i):
     total += logged(g, w, m, Term.overheat, r.w_overheat*m.overheats)
     g.earned[w, i] = total + outcome(g, w, i)
 
-# %% ../../nbs/23_rewards.ipynb #38f80625
+# %% ../../nbs/23_rewards.ipynb #858c1f8e
 @kernel(inline=True)
 def share(g, w, i):
     "Write the reward of mech `i`: its own earnings mixed with the mean of its team"
-    m, n, total = g.mech[w, i], g.world[w].team_size, np.float32(0)
-    for j in range(n*m.team, n*m.team + n): total += g.earned[w, j]
+    m, n, strong, total = g.mech[w, i], g.world[w].team_size, strength(g, w), np.float32(0)
+    if m.place >= strong: g.reward[w, i] = total; return   # it takes no part in this game
+    for j in range(n*m.team, n*m.team + strong): total += g.earned[w, j]
     part = g.rules[0].team_share
-    g.reward[w, i] = (np.float32(1) - part)*g.earned[w, i] + part*total/np.float32(n)
+    g.reward[w, i] = (np.float32(1) - part)*g.earned[w, i] + part*total/np.float32(strong)

@@ -8,7 +8,7 @@ __all__ = ['HITSCAN', 'STRAIGHT', 'BALLISTIC', 'HOMING', 'NUMBERS', 'WEAPON', 'S
            'FREE', 'FLYING', 'BURST', 'CLOUD', 'TRACK', 'OPTION', 'CONTACTS', 'KINDS', 'EVENT', 'EVENTS', 'WORLD',
            'weapon_records', 'class_records', 'suite_records', 'script_records', 'first_columns', 'rules_record',
            'Game', 'pack_kinds', 'widest', 'some_maps', 'new_game', 'awake', 'sooner', 'legged', 'leader_of',
-           'open_game', 'muster']
+           'open_game', 'strength', 'muster']
 
 # %% ../../nbs/13_mech.ipynb #fa17a8e2
 from typing import NamedTuple
@@ -347,12 +347,19 @@ def open_game(g, maps, w, key, slot):
         m.hit0, m.hit1, m.hit2, m.hit3 = -1, -1, -1, -1
         m.shown0, m.shown1, m.shown2, m.shown3 = -1, -1, -1, -1
 
-# %% ../../nbs/13_mech.ipynb #fee5151b
+# %% ../../nbs/13_mech.ipynb #2b4b5647
+@kernel(inline=True)
+def strength(g, w):
+    "Mechs of each team that take part in the game of world `w`"
+    return g.world[w].packs*g.rules[0].pack
+
 @kernel
 def muster(g, w, packs, arms):   # packs of a team; share of their chance with which scripts fire
     "Let only some packs take part in the game of world `w`, which was just opened"
-    world, strong = g.world[w], packs*g.rules[0].pack
-    world.packs, world.arms, world.living0, world.living1 = packs, arms, strong, strong
+    world = g.world[w]
+    world.packs, world.arms = packs, arms
+    strong = strength(g, w)
+    world.living0, world.living1 = strong, strong
     for i in range(g.mech.shape[1]):
         m = g.mech[w, i]
         if m.place >= strong: m.alive, m.hp = 0, 0

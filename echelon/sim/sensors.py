@@ -69,7 +69,7 @@ def sense(g, w, i):
         far = apart(g, m, o)
         if m.sees & bit or far <= radar*radar or o.painted > 0 or glows(g, w, m, o, far): m.direct |= bit
 
-# %% ../../nbs/18_sensors.ipynb #834048fa
+# %% ../../nbs/18_sensors.ipynb #1149edc8
 FORGET = np.float32(5.)   # s
 
 @kernel(inline=True)
@@ -112,7 +112,8 @@ def recollect(g, w, i, bits):
             track.hx, track.hy, track.hp, track.heat = past.hx, past.hy, past.hp, past.heat
             track.stability, track.flags, track.age = past.stability, past.flags, 0
         track.age += dt
-        if track.age > FORGET - np.float32(.5)*dt or g.mech[w, j].alive == 0: m.tracked &= ~bit
+        died = fresh & bit and g.mech[w, j].alive == 0     # before its eyes; of others it hears nothing
+        if track.age > FORGET - np.float32(.5)*dt or died: m.tracked &= ~bit
 
 @kernel(inline=True)
 def know(g, w, i):

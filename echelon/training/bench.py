@@ -151,10 +151,10 @@ def by_phase(worlds: int = 64, decisions: int = 60) -> dict[str, float]:
         for name in PHASES: taken[name].append(spent[name])
     return {name: max(0., 1e6*median(t[1:])/worlds) for name, t in taken.items()}
 
-# %% ../../nbs/53_bench.ipynb #5758fea9
+# %% ../../nbs/53_bench.ipynb #2397a2c7
 def owned(world: MechWorld) -> int:
     "Bytes of one world: its buffers, its records, its masks and the list of its changes"
-    shared = ('voxels', 'flow', 'rules', 'classes', 'weapons')
+    shared = ('voxels', 'flow', 'rules', 'classes', 'weapons', 'suites', 'scripts')
     arrays = {id(a): a for name, a in world.game_arrays._asdict().items() if name not in shared}
     arrays |= {id(a): a for a in world._arrays().values()}
     return sum(a.nbytes for a in arrays.values())//world.spec.num_worlds

@@ -24,7 +24,7 @@ def checked_range(name: str, value: Any) -> tuple[int, int]:
     require(whole and 0 < pair[0] <= pair[1], f'{name} = {value!r}: expected two integers in order, above 0')
     return int(pair[0]), int(pair[1])
 
-# %% ../../nbs/27_vec_env.ipynb #b1f49044
+# %% ../../nbs/27_vec_env.ipynb #d04fca13
 class VectorEnv:
     "Many battles at once, as lists with one entry per game; a context manager"
 
@@ -69,18 +69,18 @@ class VectorEnv:
                        map_size_range: tuple[int, int] | None = None,
                        packs_per_team_range: tuple[int, int] | None = None) -> None:
         "Change what games are like, each from its next reset on; None leaves a thing as it is"
-        low, high = self.world.packs[0].tolist()
         if weapon_prob is not None:
-            known = isinstance(weapon_prob, numbers.Real) and 0 <= weapon_prob <= 1
+            known = isinstance(weapon_prob, numbers.Real) and not isinstance(weapon_prob, bool)
+            known = known and 0 <= weapon_prob <= 1
             require(known, f'weapon_prob = {weapon_prob!r}: expected a number from 0 to 1')
         if packs_per_team_range is not None:
-            low, high = checked_range('packs_per_team_range', packs_per_team_range)
+            packs = checked_range('packs_per_team_range', packs_per_team_range)
             most = self.config.packs_per_team
-            require(high <= most, f'packs_per_team_range = {low, high}: expected at most {most}, the number '
+            require(packs[1] <= most, f'packs_per_team_range = {packs}: expected at most {most}, the number '
                     'of packs that this was made with')
         if map_size_range is not None:                        # the last that can be refused
             self.world.set_sizes(*checked_range('map_size_range', map_size_range))
-        self.world.set_packs(low, high)
+        if packs_per_team_range is not None: self.world.set_packs(*packs)
         if weapon_prob is not None: self.world.set_arms(weapon_prob)
 
     def get_curriculum(self) -> dict[str, Any]:
