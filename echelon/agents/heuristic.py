@@ -145,13 +145,13 @@ def prey(row, p, ma, mr):
         if far < best: best, found = far, at
     return found, near
 
-# %% ../../nbs/24_heuristic.ipynb #5e38db26
+# %% ../../nbs/24_heuristic.ipynb #e771d910
 FLEE, SOFT = np.float32(14.), np.float32(3.)  # vox: hurt or hot, nobody stays nearer; for full speed
 
 @kernel(inline=True)
 def outnumbered(p, enemies, friends):
     "Whether a temper `p` finds that there are too many enemies for its friends and itself"
-    return enemies > p.odds*(friends + ONE)
+    return enemies > ONE and enemies > p.odds*(friends + ONE)
 
 @kernel(inline=True)
 def nerve(g, m, p, d):
