@@ -105,8 +105,8 @@ def simulate(out, lanes=3):
         return call
     for module, name in all_phases: setattr(module, name, watched(getattr(module, name), name))
     gpu.player.cache_clear()
-    def machine(g, maps, todo, keys, slots):
-        gpu.player()[len(todo), lanes](open_records(g), maps, todo, keys, slots)
+    def machine(g, maps, todo, *games):
+        gpu.player()[len(todo), lanes](open_records(g), maps, todo, *games)
     moments = battle(machine)
     arrays = {f'{k} {name}': a for k, moment in enumerate(moments) for name, a in moment.items()}
     np.savez(out, **arrays, entered=sorted(entered), phases=sorted(name for _, name in all_phases))
@@ -217,9 +217,9 @@ def test_gpu_plays_the_same_battle(told):
     from numba import cuda
     if not cuda.is_available(): pytest.skip('no CUDA device')
     from echelon.env import gpu
-    def machine(g, maps, todo, keys, slots):
+    def machine(g, maps, todo, *games):
         on_card = gpu.uploaded(g)
-        gpu.player()[len(todo), gpu.LANES](on_card, gpu.uploaded(maps), todo, keys, slots)
+        gpu.player()[len(todo), gpu.LANES](on_card, gpu.uploaded(maps), todo, *games)
         gpu.downloaded(on_card, g)
     assert differing(told[:2], battle(machine)[:2]) == []   # later, chance and thresholds part them
 
