@@ -691,7 +691,7 @@ def test_all_is_known_without_partial_observation():
 
 
 def test_a_track_lasts_five_seconds():
-    "What was last seen, and how long ago; 20 decisions of .25 s; a dead enemy is forgotten"
+    "What was last seen, and how long ago; 20 decisions of .25 s; who dies in sight is forgotten, unseen not"
     def lost(**more):
         g = stage(('scout', -10, 0, {}),
                   ('scout', 10, 0, dict(painted=1., down=1., leg=0., heat=15., hp=30., stability=50.,
@@ -712,7 +712,12 @@ def test_a_track_lasts_five_seconds():
     look(g)
     assert t['flags'] == 0
     g.mech[0, 1]['alive'] = 0
+    for k in range(2, 20): assert look(g)[0]['tracked'] == 2 and t['age'] == near(.25*k)
     assert look(g)[0]['tracked'] == 0
+    g = stage(('scout', -10, 0, {}), ('scout', 10, 0, {}), size=200, observation_mode='partial')
+    assert look(g)[0]['known'] == 2
+    g.mech[0, 1]['alive'] = 0
+    assert look(g)[0]['tracked'] == 0 == g.mech[0, 0]['known']
 
 
 def test_what_teams_know():
