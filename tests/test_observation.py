@@ -45,6 +45,7 @@ def stage(rows=(), then=None, **more):
     for name in ('known', 'tracked'): m[name] = 0
     for row, fields in rows.items():
         for name, value in fields.items(): m[name][row] = value
+    assert (np.abs((m['x'], m['y'])) < 50).all(), 'stage: a mech stands off the map'
     for name, value in game.items(): g.world[name] = value
     if then: then(g)
     view(g, 0, 0, 1)
@@ -132,7 +133,7 @@ CASES = [
     ('contacts', 'closing', near(vx=-4), .4),
     ('contacts', 'can_hit', near(), 1), ('contacts', 'can_hit', foe(x=-6, y=0), 0),
     ('contacts', 'can_hit', foe(x=20, y=0), 0),
-    ('contacts', 'nose_on_me', near(), hypot(6, 0)/6), ('contacts', 'nose_on_me', near(hx=1), -1),
+    ('contacts', 'nose_on_me', near(), 1), ('contacts', 'nose_on_me', near(hx=1), -1),
     ('contact_mask', '', dict(slot=8), 0), ('contact_mask', '', dict(slot=9), 1),
     ('squad', 'ahead', mate(), 12/33), ('squad', 'right', mate(), 5/33),
     ('squad', 'up', mate(x=3, y=0, z=4), 4/25), ('squad', 'hp', mate(hp=50), .25),
@@ -435,15 +436,15 @@ def test_a_hidden_jammer_is_felt_where_the_page_says():
 
 def test_the_panel_knows_what_a_mate_sees():
     "A light that does not report sees an enemy: the others know that somebody is seen, and not who"
-    def moment(x):
+    def moment(x, y=40):
         rows = {ME: at(-44, 40), HEAVY: at(-44, -40), LIGHT: at(-20, 40)}
-        rows |= {row: dict(alive=0) for row in (LEADER, SCOUT, *range(N, 2*N))} | {FOE: at(x, 40, alive=1)}
+        rows |= {row: dict(alive=0) for row in (LEADER, SCOUT, *range(N, 2*N))} | {FOE: at(x, y, alive=1)}
         return stage(rows, observation_mode='partial')
     seen, alone = moment(30), moment(30).obs.copy()
     known = seen.game_arrays.mech['known'][0]
     assert not known[ME] & bit(FOE) and known[LIGHT] & bit(FOE)
     assert [read(seen, 'panel', name) for name in ('alert', 'living_enemies')] == pytest.approx([1, .2])
-    gone = moment(48 + 44)   # nobody sees that far
+    gone = moment(48, -48)   # nobody sees that far
     changed = np.flatnonzero(gone.obs[0, ME] != alone[0, ME])
     first = gone.spec.field('panel').offset
     assert set(changed) == {first + ob.Panel.alert, first + ob.Panel.living_enemies}
