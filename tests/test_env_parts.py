@@ -388,9 +388,9 @@ def test_approach_telescopes(end):
     g = game(1, (0, 2, 0, 0), biomes=(), rewards=weights, max_decisions=40 if end == 'cut' else 0)
     prime_all(g)
     rng, m, gamma = np.random.default_rng(0), g.mech[0], float(g.rules['gamma'][0])
-    start, total = m['potential'].copy(), np.zeros(4)
+    start, total, edge = m['potential'].copy(), np.zeros(4), g.world['size'][0]/2 - 1
     for t in range(40):
-        m['x'] += rng.uniform(-2, 2, 4).astype(np.float32)
+        m['x'] = np.clip(m['x'] + rng.uniform(-2, 2, 4), -edge, edge)
         if t == 30: m['alive'][1] = 0
         if t == 39 and end == 'decided': m['alive'][:2] = 0
         reward_all(g)

@@ -363,7 +363,8 @@ def meddled(rng, j):
     kind, u = rng.integers(7), rng.uniform(-1, 1, 3).astype(np.float32)
     turn = rng.uniform(0, 2*np.pi)
     def change(m):
-        if kind == 0: m['x'][j] += 3*u[0]; m['y'][j] += 3*u[1]
+        if kind == 0:
+            for name, by in zip('xy', 3*u): m[name][j] = np.clip(m[name][j] + by, -49, 49)
         if kind == 1: m['hx'][j], m['hy'][j] = np.cos(turn), np.sin(turn)
         if kind == 2: m['heat'][j] = 30*abs(u[0])
         if kind == 3: m['hp'][j], m['leg'][j], m['stability'][j] = 1 + 20*abs(u)
