@@ -241,7 +241,7 @@ class CorridorConfig(Strict):
     slip: float = Range(.1, ge=0, lt=1)          # chance that a step forward fails
     agents: int = Range(1, ge=1, le=64)          # walkers, each with its own cue; the game ends with the last
 
-# %% ../nbs/02_world.ipynb #c729c012
+# %% ../nbs/02_world.ipynb #11c4ef49
 class Corridor(World):
     "Walk to the end, open the door of the cue: +1 right, −1 wrong, −0.01 a step; cut after `4·length` steps"
     config: CorridorConfig
@@ -305,8 +305,10 @@ class Corridor(World):
 
     def frame(self, w):
         s = self._state
-        return dict(tick=s['t'][w:w+1].copy(), place=s['place'][w].copy(), cue=s['cue'][w].copy(),
-                    alive=self.alive[w].copy())
+        place, cue, N = s['place'][w].copy(), s['cue'][w].copy(), self.spec.num_agents
+        pos = np.stack([place, np.where(place == self.config.length, cue, 0)], -1).astype(np.float32)
+        return dict(tick=s['t'][w].copy(), pos=pos, half=np.full((N, 2), .4, np.float32),
+                    team=np.zeros(N, np.int32), alive=self.alive[w].copy(), place=place, cue=cue)
 
 # %% ../nbs/02_world.ipynb #8042c7e6
 WORLDS = dict(corridor='echelon.world:Corridor,CorridorConfig', mech='echelon.env.battle:MechWorld,EnvConfig')

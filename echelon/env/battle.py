@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['view', 'decide', 'REST', 'OPEN', 'DECIDE', 'TAIL', 'forget', 'count', 'tally_zone', 'viewing', 'deciding', 'play',
-           'roster', 'possible', 'bounded', 'settled', 'flyable', 'buildable', 'sayable', 'drawn', 'MechWorld']
+           'roster', 'possible', 'bounded', 'settled', 'flyable', 'buildable', 'sayable', 'middle_of', 'beamed',
+           'draw_shots', 'draw_mechs', 'draw_lists', 'MechWorld']
 
-# %% ../../nbs/25_battle.ipynb #081737fa
+# %% ../../nbs/25_battle.ipynb #f8642cb8
 import numpy as np
 from numba import prange
 
@@ -19,6 +20,7 @@ from .observations import CONTACTS, MATES, layout, observe
 from .rewards import TERMS, earn, prime, share
 from ..gen.terrain import Recipe, Shelf
 from ..sim.mech import COMMAND, FLYING, muster, new_game, open_game, strength, widest
+from ..sim.sensors import EMIT_RANGE
 from ..sim.sim import CAPTURE, nobody, note, sights, tick
 from ..sim.voxels import TABLE, current, recall
 from ..world import World, WorldSpec
@@ -201,22 +203,81 @@ def sayable(option: np.ndarray,   # OPTION [W,N], from anybody
             & (option['ordered'] >= -1) & (option['ordered'] < N))
     return bool(good.all() and ((slots >= -1) & (slots < N)).all() and (abs(comm) <= 1).all())
 
-# %% ../../nbs/25_battle.ipynb #dfa90b7a
-TAIL = .12  # s of its flight that a picture shows behind a shot
+# %% ../../nbs/25_battle.ipynb #921e5814
+TAIL = np.float32(.12)  # s of its flight that a picture shows behind a shot
 
-def drawn(g, w: int) -> np.ndarray:
-    "Shots of world `w` since the last decision, `float32 [n,8]`: from x y z, to x y z, team, weapon"
-    m, c = g.mech[w], g.classes[g.mech[w]['kind']]
-    body = np.stack([m['x'], m['y'], m['z'] + c['height']/2], -1)
-    lines = [(*body[i], *body[m[f'shown{k}'][i]], m['team'][i], c[f'weapon{k}'][i])
-             for k in range(4) for i in np.flatnonzero(m[f'shown{k}'] >= 0)]
-    rows, slots = np.nonzero(g.shot[w]['state'] == FLYING)
-    q = g.shot[w][rows, slots]
-    at, way = (np.stack([q[n + a] for a in 'xyz'], -1) for n in ('', 'v'))
-    lines += [(*(p - TAIL*v), *p, m['team'][i], k) for p, v, i, k in zip(at, way, rows, q['weapon'])]
-    return np.array(lines, np.float32).reshape(-1, 8)
+@kernel(inline=True)
+def middle_of(m, c, out):
+    "Write the middle of the body of mech `m`, of class `c`, into the first three of `out`"
+    out[0], out[1], out[2] = m.x, m.y, m.z + np.float32(.5)*c.height
 
-# %% ../../nbs/25_battle.ipynb #eb7ea2ec
+@kernel(inline=True)
+def beamed(mech, classes, i, struck, weapon, out, n):
+    "Write the line of a shot that struck the row at once; returns the number of lines with it"
+    if struck < 0: return n
+    m, o = mech[i], mech[struck]
+    middle_of(m, classes[m.kind], out[n])
+    middle_of(o, classes[o.kind], out[n, 3:])
+    out[n, 6], out[n, 7] = m.team, weapon
+    return n + 1
+
+@kernel
+def draw_shots(mech,      # MECH [N]
+               shot,      # SHOT [N,8]
+               classes,   # CLASS [4]
+               out):      # float32 [12N,8]: from x y z, to x y z, team, weapon
+    "Write a line for each shot since the last decision; returns how many"
+    n = 0
+    for i in range(len(mech)):
+        m = mech[i]
+        c = classes[m.kind]
+        n = beamed(mech, classes, i, m.shown0, c.weapon0, out, n)
+        n = beamed(mech, classes, i, m.shown1, c.weapon1, out, n)
+        n = beamed(mech, classes, i, m.shown2, c.weapon2, out, n)
+        n = beamed(mech, classes, i, m.shown3, c.weapon3, out, n)
+        for s in range(shot.shape[1]):
+            q = shot[i, s]
+            if q.state != FLYING: continue
+            out[n, 0], out[n, 1], out[n, 2] = q.x - TAIL*q.vx, q.y - TAIL*q.vy, q.z - TAIL*q.vz
+            out[n, 3], out[n, 4], out[n, 5], out[n, 6], out[n, 7] = q.x, q.y, q.z, m.team, q.weapon
+            n += 1
+    return n
+
+# %% ../../nbs/25_battle.ipynb #963153a9
+@kernel
+def draw_mechs(mech, classes,  # MECH [N], CLASS [4]
+               body,           # float32 [N,9]: x y z, heading, shares of hp and heat, reach, jam
+               marks,          # bool [N,3]: alive, fallen, shut down
+               ecm, known):    # uint8 [N], uint64 [N]
+    "Write what a frame says of each mech"
+    mates = np.zeros(2, np.uint64)
+    for i in range(len(mech)):
+        if mech[i].alive != 0: mates[mech[i].team] |= np.uint64(1) << np.uint64(i)
+    for i in range(len(mech)):
+        m = mech[i]
+        c, alive, emits = classes[m.kind], m.alive != 0, m.alive != 0 and m.ecm != 0
+        body[i, 0], body[i, 1], body[i, 2], body[i, 3], body[i, 4] = m.x, m.y, m.z, m.hx, m.hy
+        body[i, 5], body[i, 6] = m.hp/c.hp, m.heat/c.capacity
+        body[i, 7], body[i, 8] = EMIT_RANGE if emits else np.float32(0), m.jam if alive else np.float32(0)
+        marks[i, 0], marks[i, 1], marks[i, 2] = alive, m.down > 0, m.shut != 0
+        ecm[i] = m.ecm if alive else 0
+        known[i] = m.known | mates[m.team] if alive else np.uint64(0)
+
+# %% ../../nbs/25_battle.ipynb #2d888aac
+@kernel
+def draw_lists(event, change,   # EVENT [n], CHANGE [k]: those of this frame
+               happened,        # float32 [n,7]: kind, row, other, x, y, z, amount
+               altered):        # uint8 [k,4]: column a, b, height z, material
+    "Write the events and the changed voxels as plain numbers"
+    for k in range(len(event)):
+        e, out = event[k], happened[k]
+        out[0], out[1], out[2], out[3] = e.kind, e.row, e.other, e.x
+        out[4], out[5], out[6] = e.y, e.z, e.amount
+    for k in range(len(change)):
+        c = change[k]
+        altered[k, 0], altered[k, 1], altered[k, 2], altered[k, 3] = c.a, c.b, c.z, c.material
+
+# %% ../../nbs/25_battle.ipynb #8a2ca4dc
 class MechWorld(World):
     "Battles of two teams of mechs; see the contract in `echelon.world.World`"
     config: EnvConfig
@@ -241,6 +302,10 @@ class MechWorld(World):
             control=self.control, reward=self.reward)
         self.obs = g.obs.view()
         self.obs.flags.writeable = False    # it remembers what is told in it
+        c = g.classes[g.mech['kind'][0]]
+        self.half = np.stack([c['half'], c['height']], -1)       # of frames: what never changes of rows
+        self.team, self.kind = np.array(spec.team, np.int32), g.mech['kind'][0].copy()
+        for a in (self.half, self.team, self.kind): a.flags.writeable = False
         self._state = dict(world=g.world, mech=g.mech, shot=g.shot, cloud=g.cloud, track=g.track,
                            event=g.event, deal=self.deal, sizes=self.sizes,
                            packs=self.packs, arms=self.arms, changes=g.changes, changed=g.changed)
@@ -364,21 +429,25 @@ class MechWorld(World):
         return self.shelf.recipes[block][number]
 
     def frame(self, w: int) -> dict[str, np.ndarray]:
-        "What a viewer needs of world `w`: bodies, their state, shots of the last decision, smoke, the zone"
-        g = self.game_arrays
-        m, world = g.mech[w], g.world[w]
-        c = g.classes[m['kind']]
-        rays = drawn(g, w)
+        "What a viewer needs of world `w`; the names are those of `echelon.world`"
+        g, N = self.game_arrays, self.spec.num_agents
+        world, m = g.world[w].item(), g.mech[w]
+        world = dict(zip(g.world.dtype.names, world))
+        body, marks = np.empty((N, 9), np.float32), np.empty((N, 3), np.bool_)
+        ecm, known = np.empty(N, np.uint8), np.empty(N, np.uint64)
+        draw_mechs(m, g.classes, body, marks, ecm, known)
+        rays = np.empty((12*N, 8), np.float32)
+        rays = rays[:draw_shots(m, g.shot[w], g.classes, rays)].copy()
+        event, change = g.event[w, :world['noted']], g.changes[w, :g.changed[w, 0]]
+        events, changes = np.empty((len(event), 7), np.float32), np.empty((len(change), 4), np.uint8)
+        draw_lists(event, change, events, changes)
         smoke = g.cloud[w][g.cloud[w]['left'] > 0]
-        return dict(tick=world['tick'], pos=np.stack([m['x'], m['y'], m['z']], -1),
-                    heading=np.stack([m['hx'], m['hy']], -1), half=np.stack([c['half'], c['height']], -1),
-                    team=m['team'].copy(), kind=m['kind'].copy(), alive=m['alive'] != 0,
-                    hp=m['hp']/c['hp'], heat=m['heat']/c['capacity'],
-                    fallen=m['down'] > 0, shutdown=m['shut'] != 0,
-                    shots=rays[:, :6], shot_team=rays[:, 6].astype(np.int32),
+        return dict(tick=np.int32(world['tick']), pos=body[:, :3], heading=body[:, 3:5], half=self.half,
+                    team=self.team, kind=self.kind, alive=marks[:, 0], hp=body[:, 5], heat=body[:, 6],
+                    fallen=marks[:, 1], shutdown=marks[:, 2], known=known, ecm=ecm, reach=body[:, 7],
+                    jam=body[:, 8], shots=rays[:, :6], shot_team=rays[:, 6].astype(np.int32),
                     shot_kind=rays[:, 7].astype(np.int32),
                     smoke=np.stack([smoke[n] for n in 'xyz'], -1),
-                    zone=np.array([world['zone_x'], world['zone_y'], world['zone_r']]),
-                    score=np.array([world['score0'], world['score1']]),
-                    control=world['holder'].copy(),
-                    changes=g.changes[w, :g.changed[w, 0]].copy())
+                    zone=np.array([world['zone_x'], world['zone_y'], world['zone_r']], np.float32),
+                    score=np.array([world['score0'], world['score1']], np.float32),
+                    control=np.int32(world['holder']), events=events, changes=changes)
