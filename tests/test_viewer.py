@@ -1,103 +1,170 @@
-"The picture of a battle: what it holds, how large it is, and that a browser plays it"
+"What guards the viewer: what is packed is what happened, pages are small and always the same, names are harmless"
+import gzip
 import json
-import shutil
 from base64 import b64decode
-from pathlib import Path
 
 import numpy as np
-import plotly
 import pytest
 
-from echelon.draw import House, faces, page
-from echelon.view.viewer import battle, key_frames, top
-
-HALF = np.array([[.6, 1.8], [.75, 2.], [1.25, 3.], [1.75, 4.]], np.float32)
-
-
-def landscape(size, rng):
-    "Forty boxes on the left half, and their mirror image"
-    terrain = np.zeros((size, size, 20), np.uint8)
-    for _ in range(40):
-        (x, y), (w, d, h) = rng.integers(0, size//2 - 10, 2)*[1, 2], rng.integers(2, 9, 3)
-        terrain[x:x + w, y:y + d, :h] = rng.choice([1, 8, 9])
-    terrain[size//2:] = terrain[:size//2][::-1]
-    return terrain
+from echelon.draw import faces
+from echelon.view.picture import extent, landscape, lit, still, tops
+from echelon.view.replay import record
+from echelon.view.viewer import SMOOTH, Show, battle, compare, crumbled, export, sides
+from echelon.world import make
 
 
-def pretend(count=480, size=100, team_size=10, seed=0):
-    "Frames as a mech world gives them, and a landscape; who shoots whom is invented"
-    rng = np.random.default_rng(seed)
-    terrain = landscape(size, rng)
-    n, team = 2*team_size, np.repeat([0, 1], team_size)
-    kind, angle, hp = rng.integers(0, 4, n), rng.uniform(-np.pi, np.pi, n), np.ones(n, np.float32)
-    pos = np.stack([np.where(team == 0, -.4, .4)*size, rng.uniform(-.3, .3, n)*size, 0*team], 1)
-    pos = pos.astype(np.float32)
-    frames = []
-    for t in range(count):
-        angle = angle + rng.normal(0, .1, n)
-        pos[:, 0] += np.where(hp > 0, np.where(team == 0, .1, -.1), 0)
-        shooter, victim = rng.integers(0, n, (2, rng.integers(0, 6)))
-        hp[victim] = np.maximum(0, hp[victim] - .02)
-        shots = np.concatenate([pos[shooter] + [0, 0, 2], pos[victim] + [0, 0, 1]], 1).astype(np.float32)
-        frames.append(dict(
-            tick=np.array([5*t]), pos=pos.copy(), heading=np.stack([np.cos(angle), np.sin(angle)], 1),
-            half=HALF[kind], team=team, kind=kind, alive=hp > 0, hp=hp.copy(), heat=0*hp,
-            fallen=rng.random(n) < .03, shutdown=rng.random(n) < .03,
-            shots=shots, shot_team=team[shooter], smoke=np.zeros((t % 3, 3), np.float32),
-            shot_kind=np.zeros(len(shooter), np.uint8), control=t//60 % 3 - 1,
-            zone=np.array([0, 3, 8], np.float32), score=np.array([t/8, t/16], np.float32)))
-    return frames, terrain
+def fight(seed=3, blue='heuristic', red='recruit', **config):
+    world = make('mech', worlds=1, seed=seed, autoreset=False, **dict(world=dict(size=40, pool=1)) | config)
+    scripts = [1 + world.spec.scripts.index(name) for name in (blue, red)]
+    world.control[:] = [scripts[team] for team in world.spec.team]
+    return record(world)
 
 
 @pytest.fixture(scope='module')
-def shown():
-    frames, terrain = pretend()
-    fig = battle(frames, terrain)
-    return frames, terrain, fig, House().to_mimebundle(fig.to_dict())
+def replay(): return fight(observation_mode='partial')
 
 
-def numbers(a):
-    "Length of an array as Plotly stores it"
-    return len(a) if isinstance(a, list) else len(np.frombuffer(b64decode(a['bdata']), a['dtype']))
+@pytest.fixture(scope='module')
+def walk():
+    world = make('corridor', worlds=1, seed=3, autoreset=False, agents=3)
+    world.control[:] = 1 + world.spec.scripts.index('solver')
+    return record(world)
 
 
-def test_size_and_determinism(shown):
-    frames, terrain, fig, bundle = shown
-    size = {k: len(json.dumps(v)) for k, v in bundle.items()}
-    assert sum(size.values()) < 1_500_000, size
-    assert page(battle(frames, terrain)) == bundle['text/html']
-    assert 'cdn.plot.ly' in bundle['text/html'] and len(bundle['text/html']) < 500_000
+def unpacked(text):
+    "What the page's `unpack` gives: the head, and the arrays by name"
+    raw = gzip.decompress(b64decode(text))
+    length = int(np.frombuffer(raw, np.uint32, 1)[0])
+    head = json.loads(raw[4:4 + length])
+    arrays = {}
+    for name, kind, shape, offset, differences in head['arrays']:
+        a = np.frombuffer(raw, kind, int(np.prod(shape)), 4 + length + offset).reshape(shape)
+        arrays[name] = np.cumsum(a, 0, dtype=a.dtype) if differences else a
+        assert differences == (name in SMOOTH)
+    return head, arrays
 
 
-def test_every_frame_has_the_same_parts(shown):
-    frames, terrain, fig, bundle = shown
-    d = bundle['application/vnd.plotly.v1+json']
-    kept = key_frames(frames)
-    assert len(d['frames']) == len(kept) <= 200 and len(d['data']) == 8
-    first = d['frames'][0]
-    for f in d['frames']:
-        assert f['traces'] == first['traces'] and 'x' not in f['data'][0]
-        for k in (2, 3):  # the mechs of both teams
-            assert [numbers(f['data'][k][c]) for c in ('x', 'y', 'z', 'intensity')] == [160, 160, 160, 200]
-    assert [s['args'][0] for s in d['layout']['sliders'][0]['steps']] == [[f['name']] for f in d['frames']]
-    assert all('Blue' in f['layout']['title']['text'] for f in d['frames'])
+@pytest.fixture(scope='module')
+def page(replay): return unpacked(battle(replay))
 
 
-def test_no_shot_is_lost(shown):
-    frames = shown[0]
-    kept = key_frames(frames)
-    assert sum(len(f['shots']) for f in kept) == sum(len(f['shots']) for f in frames)
-    assert kept[0]['tick'] == frames[0]['tick'] and kept[-1]['tick'] == frames[-1]['tick']
-    assert [f['tick'][0] for f in key_frames(frames[:7], 200)] == [0, 5, 10, 15, 20, 25, 30]
-    assert len(key_frames(frames[:1])) == 1
+def test_what_is_packed_is_what_happened(replay, page):
+    head, a = page
+    frames = [replay.frame(t) for t in range(len(replay))]
+    assert head['frames'] == len(frames) > 40 and head['seconds'] == pytest.approx(replay.seconds[-1])
+    for t, f in enumerate(frames):
+        assert abs(a['pos'][t]/head['unit'] - f['pos']).max() <= .0101 + 1/256
+        assert abs(a['nose'][t]/127 - f['heading']).max() < .01 and abs(a['hp'][t]/250 - f['hp']).max() < .01
+        for bit, name in enumerate(('alive', 'fallen', 'shutdown')): assert ((a['flags'][t] >> bit & 1) == f[name]).all()
+        known = sum(a['known'][t][:, k].astype(np.uint64) << np.uint64(8*k) for k in range(a['known'].shape[2]))
+        assert (known == f['known']).all()
+        for name in ('shots', 'smoke', 'events'):
+            first, last = a[f'{name}_starts'][t:t + 2]
+            assert last - first == len(f[name])
+    fired = np.concatenate([f['shots'] for f in frames])
+    assert len(fired) > 20 and abs(a['shots'][:, :6]/head['unit'] - fired).max() < .02
+    assert (a['shots'][:, 6] == np.concatenate([f['shot_team'] for f in frames])).all()
 
 
-def test_rows_that_never_lived_are_hidden():
-    frames, terrain = pretend(3, 40, 2)
-    for f in frames: f['alive'][3], f['hp'][3] = False, 0
-    red = battle(frames, terrain).data[4]
-    spread = np.ptp(np.stack([red.x, red.y, red.z], 1)[16:], axis=0)
-    assert (spread == 0).all()
+def test_marks_and_curves_tell_the_battle(replay, page):
+    head, a = page
+    alive = a['flags'] & 1
+    kills = [m for m in head['marks'] if m[2] == 'kill']
+    assert len(kills) == (alive[0] - alive[-1]).sum() > 0
+    assert all(head['names'][i] in ' '.join(m[3] for m in kills) for i in np.flatnonzero(alive[0] > alive[-1]))
+    assert [s['y'][-1] for s in head['curves']['score']['series']] == pytest.approx(a['score'][-1].tolist(), abs=.01)
+    assert {f'reward of {s}' for s in sides(replay)} | {'score', 'hit points', 'alive'} == set(head['curves'])
+
+
+def test_voxels_that_fall_are_apart_from_the_land(replay, page):
+    "The land without them and the cubes of any moment make the landscape of that moment"
+    head, a = page
+    now, land = replay.terrain.copy(), replay.terrain
+    assert len(head['breakable']) > 0
+    assert all(land[x, y, z] == was for x, y, z, was in head['breakable'])
+    frames = [replay.frame(t) for t in range(len(replay))]
+    for rows in crumbled(frames, land):
+        for x, y, z, what in rows: now[x, y, z] = what
+    changed = {tuple(v) for v in np.argwhere(now != land).tolist()}
+    assert changed <= {tuple(v[:3]) for v in head['breakable']} and len(changed) > 0
+    assert a['ruins_starts'][-1] == len(a['ruins']) >= len(changed)
+
+
+def test_pages_are_small_and_always_the_same(replay):
+    text = Show([replay]).html()
+    assert text == Show([replay]).html() and len(text) < 400_000
+    bundle = replay.show()._repr_mimebundle_()
+    assert set(bundle) == {'text/html', 'text/plain'} and 'Blue (heuristic) against Red (recruit)' in bundle['text/plain']
+    assert 'widget' not in bundle['text/html']
+
+
+def test_names_are_harmless(walk):
+    "What a stranger's file calls its players ends up as words, never as markup"
+    evil = '</script><img src=x onerror=alert(1)>'
+    was = walk.header['players']
+    walk.header['players'] = [evil]
+    try: page = Show([walk]).html()
+    finally: walk.header['players'] = was
+    assert evil not in page and '<img' not in page and '&lt;img' in page
+
+
+def test_a_flat_world_has_no_space(walk):
+    head, a = unpacked(battle(walk))
+    assert head['solid'] is None and head['picture'] is None and head['sides'][0].startswith('Everybody')
+    assert a['pos'].shape == (len(walk), 3, 3) and (a['pos'][..., 2] == 0).all()
+    left, low, right, high = head['box']
+    assert left < 0 < right and right - left <= 2.5*(high - low) + 1e-6
+
+
+def test_battles_side_by_side(replay, walk):
+    both = compare([replay, walk])
+    assert len(both.battles) == 2 and both.words.count(';') == 1
+
+
+def test_a_page_from_a_file_needs_no_network(walk, tmp_path):
+    text = export(walk, tmp_path/'walk.html').read_text()
+    assert text.startswith('<!doctype html>') and len(text) > 3_000_000
+    assert [p.name for p in tmp_path.iterdir()] == ['walk.html']
+
+
+@pytest.mark.parametrize('wrong,line', [
+    (lambda r, d: export(r, d/'walk.avi'), "expected a name that ends with one of"),
+    (lambda r, d: export(r, d/'nowhere'/'walk.gif'), 'expected it to exist'),
+    (lambda r, d: compare([]), 'expected at least one'),
+    (lambda r, d: r.show(speed=0), 'expected 0.5, 1, 2, 4 or 8')])
+def test_wrong_wishes_are_one_line(walk, tmp_path, wrong, line):
+    with pytest.raises(ValueError, match=line) as error: wrong(walk, tmp_path)
+    assert '\n' not in str(error.value) and not list(tmp_path.iterdir())
+
+
+def test_films(walk, tmp_path):
+    from PIL import Image
+    with Image.open(export(walk, tmp_path/'walk.gif')) as gif: assert gif.n_frames == len(walk)
+    pytest.importorskip('imageio_ffmpeg', reason='films need the extra `video`')
+    assert export(walk, tmp_path/'walk.mp4').read_bytes()[4:8] == b'ftyp'
+
+
+def test_shadows_fall_to_the_lower_right():
+    high = np.zeros((9, 9), int)
+    high[4, 4] = 4
+    light = lit(high, 1)
+    assert light[4, 4] == np.float32(.64)                                    # its own edge
+    assert (light[[5, 6], [3, 2]] < 1).all() and (light[[3, 5], [5, 5]] == 1).all()
+
+
+def test_sheets_have_no_height():
+    land = np.zeros((2, 2, 5), np.uint8)
+    land[0, 0, 0], land[1, 1, :3] = 3, 1                                     # water; rock
+    high, top = tops(land)
+    assert high.tolist() == [[0, 0], [0, 3]] and top.tolist() == [[3, 0], [0, 1]]
+
+
+def test_a_still_shows_everybody(replay):
+    frame, land = replay.frame(0), replay.terrain
+    empty, full = landscape(land, 8), still(frame, land, 8)
+    box = extent([frame], land)
+    changed = (np.asarray(full)[22:] != np.asarray(empty)).any(-1)
+    for x, y, *_ in frame['pos']: assert changed[int((box[3] - y)*8), int((x - box[0])*8)]
 
 
 def test_faces_cover_what_is_seen():
@@ -107,38 +174,3 @@ def test_faces_cover_what_is_seen():
     full = np.pad(a > 0, 1)
     seen = sum(np.abs(np.diff(full.astype(int), axis=k)).sum() for k in range(3)) - (a[..., 0] > 0).sum()
     assert np.isclose(area, seen) and (codes == 3).all()
-
-
-def test_no_frames_is_one_clear_line():
-    with pytest.raises(ValueError, match='no frames, expected at least one'):
-        battle([], np.zeros((20, 20, 8), np.uint8))
-
-
-def test_top_is_small():
-    frames, terrain = pretend(40)
-    assert len(json.dumps(House().to_mimebundle(top(frames[-1], terrain).to_dict()))) < 80_000
-
-
-def test_it_plays_in_a_browser(shown, tmp_path):
-    chromium = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
-    if not chromium: pytest.skip('no chromium on this machine')
-    api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed')
-    plotly_js = (Path(plotly.__file__).parent/'package_data/plotly.min.js').read_text()
-    (tmp_path/'battle.html').write_text(f'<meta charset="utf-8">{shown[3]["text/html"]}')
-    reply = dict(body=plotly_js, content_type='text/javascript', headers={'Access-Control-Allow-Origin': '*'})
-    flags = '--no-sandbox --use-angle=swiftshader --enable-unsafe-swiftshader --ignore-gpu-blocklist'.split()
-    title = "document.querySelector('.js-plotly-plot')._fullLayout.title.text"
-    with api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=chromium, args=flags)
-        tab = browser.new_page(viewport=dict(width=900, height=700))
-        tab.route('https://cdn.plot.ly/**', lambda route: route.fulfill(**reply))
-        tab.goto((tmp_path/'battle.html').as_uri())
-        tab.wait_for_selector('.updatemenu-button')
-        before = tab.evaluate(title)
-        tab.get_by_text('Play').first.click()
-        tab.wait_for_function(f't => {title} != t', arg=before, timeout=60_000)
-        tab.get_by_text('Pause').first.click()
-        rail = tab.locator('.slider-rail-touch-rect').bounding_box()
-        tab.mouse.click(rail['x'] + rail['width'] - 2, rail['y'] + rail['height']/2)
-        tab.wait_for_function(f"{title}.startsWith('119')", timeout=60_000)
-        browser.close()

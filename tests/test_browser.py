@@ -1,0 +1,203 @@
+"""The player in a real browser: a page from the file system without a network, and a live JupyterLab.
+
+They run where Chromium and Playwright are found (`make browser` installs both)."""
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import plotly
+import pytest
+
+from echelon.view.replay import record
+from echelon.view.viewer import export
+from echelon.world import make
+
+CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+FLAGS = '--no-sandbox --use-angle=swiftshader --enable-unsafe-swiftshader --ignore-gpu-blocklist'.split()
+HERE = 'document.querySelector(".echelon-replay").player'
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope='module')
+def browser():
+    api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed: make browser')
+    with api.sync_playwright() as p:
+        bundled = Path(p.chromium.executable_path).exists()
+        if not (CHROMIUM or bundled): pytest.skip('no Chromium on this machine: make browser')
+        browser = p.chromium.launch(executable_path=None if bundled else CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope='module')
+def replay():
+    world = make('mech', worlds=1, seed=3, autoreset=False, observation_mode='partial', world=dict(size=60, pool=1))
+    scripts = [1 + world.spec.scripts.index(name) for name in ('heuristic', 'recruit')]
+    world.control[:] = [scripts[team] for team in world.spec.team]
+    return record(world)
+
+
+def opened(context, path):
+    "A tab with the player of a page; every error of the page fails the test"
+    tab, faults = context.new_page(), []
+    tab.on('pageerror', lambda e: faults.append(str(e)))
+    tab.goto(path.as_uri())
+    tab.wait_for_function(f'() => {HERE}?.stage().drawn > 0', timeout=60_000)
+    return tab, faults
+
+
+def place(tab, row):
+    "Where the player has a mech now, and where the replay has it at that time"
+    return tab.evaluate(f'() => {{ const m = {HERE}.moment(), u = m.units[{row}]; return [m.t, u.x, u.y]; }}')
+
+
+def check(tab, replay, row):
+    t, x, y = place(tab, row)
+    k = min(int(t/replay.header['dt'] + 1e-6), len(replay) - 1)
+    a, b = (replay.frame(j)['pos'][row, :2] for j in (k, min(k + 1, len(replay) - 1)))
+    for v, p, q in zip((x, y), a, b): assert min(p, q) - .05 <= v <= max(p, q) + .05
+    return t
+
+
+def test_a_page_from_a_file_plays_without_a_network(browser, replay, tmp_path):
+    context = browser.new_context(viewport=dict(width=1000, height=860), offline=True)
+    tab, faults = opened(context, export(replay, tmp_path/'battle.html'))
+    assert check(tab, replay, 3) == 0
+    tab.click('.play')
+    tab.wait_for_function(f'() => {HERE}.at.t > 2', timeout=60_000)
+    tab.click('.play')
+    stood = check(tab, replay, 3)
+    assert stood > 2 and not tab.evaluate(f'() => {HERE}.at.playing')
+
+    rail = tab.locator('.rail input')
+    box = rail.bounding_box()
+    tab.mouse.click(box['x'] + box['width']*.75, box['y'] + box['height']/2)
+    assert abs(check(tab, replay, 12) - .75*replay.seconds[-1]) < .05*replay.seconds[-1]
+    alive = [int((replay.frame(int(place(tab, 0)[0]/.25))['alive'][rows]).sum()) for rows in (slice(10), slice(10, 20))]
+    words = tab.locator('.words').inner_text()
+    assert f'Blue (heuristic) {int(replay.frame(int(place(tab, 0)[0]/.25))["score"][0])} points, {alive[0]} alive' in words
+
+    tab.select_option('select[aria-label="follow"]', label='follow red_2')
+    middle = tab.evaluate('() => { const r = document.querySelector(".stage")._fullLayout.xaxis.range;'
+                          'return (r[0] + r[1])/2; }')
+    assert abs(middle - place(tab, 12)[1]) < .5
+    tab.select_option('select[aria-label="follow"]', '')
+    tab.select_option('select[aria-label="curves"]', label='hit points')
+    assert tab.evaluate('() => document.querySelector(".curves")._fullLayout.yaxis.title.text') == 'share of the pack'
+    assert not faults
+    context.close()
+
+
+def test_the_fog_hides_what_a_team_does_not_know(browser, replay, tmp_path):
+    "In every second of the battle the player hides exactly the mechs that nobody of the team knows"
+    context = browser.new_context(offline=True)
+    tab, faults = opened(context, export(replay, tmp_path/'battle.html'))
+    tab.select_option('select[aria-label="what is shown"]', label='what Red (recruit) knows')
+    hidden = 0
+    for k in range(0, len(replay), 8):
+        f = replay.frame(k)
+        tab.evaluate(f'() => {HERE}.go({k*replay.header["dt"] + 1e-4})')
+        shown = tab.evaluate(f'() => {HERE}.shown()')
+        seen = {j for j in range(20) if f['team'][j] == 1 or any(int(f['known'][i]) >> j & 1 for i in range(10, 20))}
+        assert set(shown) == seen
+        hidden += 20 - len(shown)
+    assert hidden > 0 and not faults
+    context.close()
+
+
+def test_in_space_the_land_is_never_touched(browser, replay, tmp_path):
+    context = browser.new_context(viewport=dict(width=900, height=800), offline=True)
+    tab, faults = opened(context, export(replay, tmp_path/'battle.html'))
+    tab.select_option('select[aria-label="view"]', 'space')
+    tab.wait_for_function(f'() => {HERE}.stage().drawn > 0', timeout=120_000)
+    stage = 'document.querySelectorAll(".stage")[1]'
+    tab.evaluate(f'() => {{ window.land = {stage}.data[0].x; window.packs = {stage}.data.filter(t => t.type === "mesh3d")'
+                 '.map(t => t.x); }')
+    drawn = tab.evaluate(f'() => {HERE}.stage().drawn')
+    tab.click('.play')
+    tab.wait_for_function(f'() => {HERE}.stage().drawn > {drawn} + 3', timeout=120_000)
+    tab.click('.play')
+    assert tab.evaluate(f'() => window.land === {stage}.data[0].x')
+    assert tab.evaluate(f'() => {stage}.data.filter(t => t.type === "mesh3d").some((t, k) => t.x !== window.packs[k])')
+    assert not faults
+    context.close()
+
+
+# ---- JupyterLab
+
+CELLS = ["""from echelon.world import make
+from echelon.view.replay import record
+world = make('corridor', worlds=1, seed=3, autoreset=False, agents=3)
+world.control[:] = 2
+replay = record(world)""", 'replay.show(height=200)']
+
+
+@pytest.fixture(scope='module')
+def lab(tmp_path_factory):
+    "A running JupyterLab on a folder with one notebook; gives its address and token"
+    home = tmp_path_factory.mktemp('lab')
+    cells = [dict(cell_type='code', id=f'c{k}', metadata={}, source=s, outputs=[], execution_count=None)
+             for k, s in enumerate(CELLS)]
+    spec = dict(kernelspec=dict(name='python3', display_name='python3', language='python'))
+    (home/'battle.ipynb').write_text(json.dumps(dict(cells=cells, metadata=spec, nbformat=4, nbformat_minor=5)))
+    with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
+    token = secrets.token_hex(16)
+    env = os.environ | dict(JUPYTER_PREFER_ENV_PATH='1', JUPYTER_CONFIG_DIR=str(home/'config'),
+                            JUPYTER_RUNTIME_DIR=str(home/'runtime'), JUPYTERLAB_SETTINGS_DIR=str(home/'settings'),
+                            JUPYTERLAB_WORKSPACES_DIR=str(home/'workspaces'),
+                            PYTHONPATH=str(Path(__file__).resolve().parent.parent))
+    with open(home/'log', 'w') as log:
+        server = subprocess.Popen(
+            [sys.executable, '-m', 'jupyterlab', '--no-browser', '--ip=127.0.0.1', f'--port={port}', '--allow-root',
+             f'--IdentityProvider.token={token}', '--LabApp.expose_app_in_browser=True', f'--notebook-dir={home}'],
+            stdout=log, stderr=log, env=env, start_new_session=True)
+    try:
+        end = time.monotonic() + 90
+        while True:
+            try: urllib.request.urlopen(f'http://127.0.0.1:{port}/api/status?token={token}', timeout=5); break
+            except OSError:
+                assert server.poll() is None and time.monotonic() < end, (home/'log').read_text()[-2000:]
+                time.sleep(.5)
+        yield home, f'http://127.0.0.1:{port}/lab/tree/battle.ipynb?token={token}'
+    finally:
+        os.killpg(server.pid, 15)
+        server.wait(30)
+
+
+def test_it_plays_in_jupyterlab(browser, lab):
+    "Run all cells, press play, move the slider, choose a walker; saving leaves no widget in the notebook"
+    home, address = lab
+    context = browser.new_context(viewport=dict(width=1400, height=1000))
+    source = (Path(plotly.__file__).parent/'package_data/plotly.min.js').read_text()
+    reply = dict(body=source, content_type='text/javascript', headers={'Access-Control-Allow-Origin': '*'})
+    context.route('https://cdn.plot.ly/**', lambda route: route.fulfill(**reply))   # no test needs the network
+    tab = context.new_page()
+    tab.goto(address)
+    tab.wait_for_function("""() => { const n = window.jupyterapp?.shell.currentWidget;
+        return n?.sessionContext?.session?.kernel?.status === 'idle'; }""", timeout=120_000)
+    tab.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
+    tab.wait_for_function(f'() => {HERE}?.stage().drawn > 0', timeout=120_000)
+    tab.click('.echelon-replay .play')
+    tab.wait_for_function(f'() => {HERE}.at.t > 3', timeout=60_000)
+    tab.click('.echelon-replay .play')
+    assert tab.evaluate(f'() => {HERE}.moment().units[0].x') > 0
+    tab.locator('.echelon-replay .rail input').fill('0')
+    assert tab.evaluate(f'() => {HERE}.moment().units[0].x') == 0
+    tab.select_option('.echelon-replay select[aria-label="follow"]', label='follow walker_1')
+    assert tab.evaluate(f'() => {HERE}.look.follow') == 1
+    tab.evaluate("() => window.jupyterapp.commands.execute('docmanager:save')")
+    end, saved = time.monotonic() + 30, {}
+    while not any(c['outputs'] for c in saved.get('cells', [])):
+        assert time.monotonic() < end
+        time.sleep(.3)
+        saved = json.loads((home/'battle.ipynb').read_text())
+    assert 'widgets' not in saved['metadata'] and len(json.dumps(saved)) < 300_000
+    assert 'echelon-replay' in json.dumps(saved)
+    context.close()
