@@ -25,12 +25,12 @@ def expected(model: type[BaseModel], error: ValidationError) -> str:
     if isinstance(inner, ValueError): return f'{key}: {inner}'
     return f"{key} = {fault['input']!r}: {fault['msg'].replace('Input should be', 'expected')}"
 
-# %% ../nbs/01_config.ipynb #5142a487
+# %% ../nbs/01_config.ipynb #75e6fc06
 class Strict(BaseModel):
     "A frozen table of settings; an unknown key, a wrong type or value raises a one-line `ConfigError`"
     model_config = ConfigDict(extra='forbid', frozen=True, strict=True, validate_default=True,
                               allow_inf_nan=False)
-    def __init__(self, **values: Any):
+    def __init__(self, /, **values: Any):
         try: super().__init__(**values)
         except ValidationError as error: raise ConfigError(expected(type(self), error)) from None
 

@@ -6,7 +6,7 @@
 __all__ = ['wilson', 'EvalStats', 'stats_of', 'chance', 'player', 'played', 'evaluate', 'examined', 'evaluate_vs_heuristic',
            'battle']
 
-# %% ../../nbs/40_evaluation.ipynb #fcc6940d
+# %% ../../nbs/40_evaluation.ipynb #55bfdcfb
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from ..core import require
 from ..rl.model import ActorCriticLSTM
 from .ppo import Seat
 from .trainer import key_of
+from ..view.replay import Replay, record
 from ..world import World, make
 
 # %% ../../nbs/40_evaluation.ipynb #c0108633
@@ -131,10 +132,10 @@ def examined(model, opponent, world_name: str, config: dict, index: np.ndarray, 
     return (side, won, lost, length, s.get('hp_margin', none)[at, side], s.get('kill', none)[at, side],
             reward[at[:, None], own].mean(1))
 
-# %% ../../nbs/40_evaluation.ipynb #8cff12be
+# %% ../../nbs/40_evaluation.ipynb #97ea9e44
 def evaluate_vs_heuristic(model: Any, env_cfg: Any, episodes: int = 100, seeds: Any = 0, device: str = 'cpu',
                           save_replay: bool = False, opponent: str = 'heuristic') -> tuple[EvalStats, Any]:
-    """Examine a policy against the scripted opponent: the result, and the frames of the first game (None
+    """Examine a policy against the scripted opponent: the result, and the first game as a `Replay` (None
     unless asked)"""
     require(device == 'cpu', f'device {device!r}: expected \'cpu\'')
     seed = int(seeds) if np.ndim(seeds) == 0 else int(key_of(*seeds) >> np.uint64(2))
@@ -143,10 +144,10 @@ def evaluate_vs_heuristic(model: Any, env_cfg: Any, episodes: int = 100, seeds: 
     result = evaluate(model, 'mech', config, opponent, episodes, seed)
     return result, battle(model, 'mech', config, opponent, seed) if save_replay else None
 
-# %% ../../nbs/40_evaluation.ipynb #0170478e
+# %% ../../nbs/40_evaluation.ipynb #2f2123fa
 def battle(model: Any, world_name: str, config: dict | None = None, opponent: Any = 'random', seed: int = 0,
-           greedy: bool = False) -> list[dict]:
-    "The frames of one game, the policy on the left side"
+           greedy: bool = False) -> Replay:
+    "One whole game as a replay, the policy on the left side"
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(int(key_of(seed, 0)) >> 1)
         world = make(world_name, worlds=1, seed=np.array([key_of(seed, 0)]), autoreset=False,
@@ -156,8 +157,7 @@ def battle(model: Any, world_name: str, config: dict | None = None, opponent: An
         if team.max():
             players.append(player(opponent, world, np.flatnonzero(team > 0)[None], seed + 1, greedy))
         world.reset(seed=world.seeds.copy())
-        frames = [world.frame(0)]
-        while not (world.terminated | world.truncated).any():
-            for act in players: act()
-            world.step(); frames.append(world.frame(0))
-        return frames
+        def act(_):
+            for one in players: one()
+        names = [who if isinstance(who, str) else 'policy' for who in (model, opponent)]
+        return record(world, act, players=names[:len(players)])
