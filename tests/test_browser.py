@@ -12,6 +12,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import plotly
 import pytest
 
@@ -38,7 +39,8 @@ def browser():
 
 @pytest.fixture(scope='module')
 def replay():
-    world = make('mech', worlds=1, seed=3, autoreset=False, observation_mode='partial', world=dict(size=60, pool=1))
+    world = make('mech', worlds=1, seed=3, autoreset=False, observation_mode='partial',
+                 world=dict(size=60, pool=1))
     scripts = [1 + world.spec.scripts.index(name) for name in ('heuristic', 'recruit')]
     world.control[:] = [scripts[team] for team in world.spec.team]
     return record(world)
@@ -60,7 +62,7 @@ def place(tab, row):
 
 def check(tab, replay, row):
     t, x, y = place(tab, row)
-    k = min(int(t/replay.header['dt'] + 1e-6), len(replay) - 1)
+    k = min(int(t/replay.header['spec']['dt'] + 1e-6), len(replay) - 1)
     a, b = (replay.frame(j)['pos'][row, :2] for j in (k, min(k + 1, len(replay) - 1)))
     for v, p, q in zip((x, y), a, b): assert min(p, q) - .05 <= v <= max(p, q) + .05
     return t
@@ -80,9 +82,9 @@ def test_a_page_from_a_file_plays_without_a_network(browser, replay, tmp_path):
     box = rail.bounding_box()
     tab.mouse.click(box['x'] + box['width']*.75, box['y'] + box['height']/2)
     assert abs(check(tab, replay, 12) - .75*replay.seconds[-1]) < .05*replay.seconds[-1]
-    alive = [int((replay.frame(int(place(tab, 0)[0]/.25))['alive'][rows]).sum()) for rows in (slice(10), slice(10, 20))]
-    words = tab.locator('.words').inner_text()
-    assert f'Blue (heuristic) {int(replay.frame(int(place(tab, 0)[0]/.25))["score"][0])} points, {alive[0]} alive' in words
+    shown = replay.frame(int(place(tab, 0)[0]/.25))
+    told = f'Blue (heuristic) {int(shown["score"][0])} points, {shown["alive"][:10].sum()} alive'
+    assert told in tab.locator('.words').inner_text()
 
     tab.select_option('select[aria-label="follow"]', label='follow red_2')
     middle = tab.evaluate('() => { const r = document.querySelector(".stage")._fullLayout.xaxis.range;'
@@ -90,7 +92,8 @@ def test_a_page_from_a_file_plays_without_a_network(browser, replay, tmp_path):
     assert abs(middle - place(tab, 12)[1]) < .5
     tab.select_option('select[aria-label="follow"]', '')
     tab.select_option('select[aria-label="curves"]', label='hit points')
-    assert tab.evaluate('() => document.querySelector(".curves")._fullLayout.yaxis.title.text') == 'share of the pack'
+    unit = tab.evaluate('() => document.querySelector(".curves")._fullLayout.yaxis.title.text')
+    assert unit == 'share of the pack'
     assert not faults
     context.close()
 
@@ -103,9 +106,10 @@ def test_the_fog_hides_what_a_team_does_not_know(browser, replay, tmp_path):
     hidden = 0
     for k in range(0, len(replay), 8):
         f = replay.frame(k)
-        tab.evaluate(f'() => {HERE}.go({k*replay.header["dt"] + 1e-4})')
+        tab.evaluate(f'() => {HERE}.go({k*replay.header["spec"]["dt"] + 1e-4})')
         shown = tab.evaluate(f'() => {HERE}.shown()')
-        seen = {j for j in range(20) if f['team'][j] == 1 or any(int(f['known'][i]) >> j & 1 for i in range(10, 20))}
+        known = np.bitwise_or.reduce(f['known'][10:])
+        seen = {j for j in range(20) if f['team'][j] == 1 or int(known) >> j & 1}
         assert set(shown) == seen
         hidden += 20 - len(shown)
     assert hidden > 0 and not faults
@@ -118,14 +122,14 @@ def test_in_space_the_land_is_never_touched(browser, replay, tmp_path):
     tab.select_option('select[aria-label="view"]', 'space')
     tab.wait_for_function(f'() => {HERE}.stage().drawn > 0', timeout=120_000)
     stage = 'document.querySelectorAll(".stage")[1]'
-    tab.evaluate(f'() => {{ window.land = {stage}.data[0].x; window.packs = {stage}.data.filter(t => t.type === "mesh3d")'
-                 '.map(t => t.x); }')
+    solids = f'{stage}.data.filter(t => t.type === "mesh3d")'
+    tab.evaluate(f'() => {{ window.land = {stage}.data[0].x; window.packs = {solids}.map(t => t.x); }}')
     drawn = tab.evaluate(f'() => {HERE}.stage().drawn')
     tab.click('.play')
     tab.wait_for_function(f'() => {HERE}.stage().drawn > {drawn} + 3', timeout=120_000)
     tab.click('.play')
     assert tab.evaluate(f'() => window.land === {stage}.data[0].x')
-    assert tab.evaluate(f'() => {stage}.data.filter(t => t.type === "mesh3d").some((t, k) => t.x !== window.packs[k])')
+    assert tab.evaluate(f'() => {solids}.some((t, k) => t.x !== window.packs[k])')
     assert not faults
     context.close()
 
@@ -146,17 +150,20 @@ def lab(tmp_path_factory):
     cells = [dict(cell_type='code', id=f'c{k}', metadata={}, source=s, outputs=[], execution_count=None)
              for k, s in enumerate(CELLS)]
     spec = dict(kernelspec=dict(name='python3', display_name='python3', language='python'))
-    (home/'battle.ipynb').write_text(json.dumps(dict(cells=cells, metadata=spec, nbformat=4, nbformat_minor=5)))
+    notebook = dict(cells=cells, metadata=spec, nbformat=4, nbformat_minor=5)
+    (home/'battle.ipynb').write_text(json.dumps(notebook))
     with socket.socket() as s: s.bind(('127.0.0.1', 0)); port = s.getsockname()[1]
     token = secrets.token_hex(16)
     env = os.environ | dict(JUPYTER_PREFER_ENV_PATH='1', JUPYTER_CONFIG_DIR=str(home/'config'),
-                            JUPYTER_RUNTIME_DIR=str(home/'runtime'), JUPYTERLAB_SETTINGS_DIR=str(home/'settings'),
+                            JUPYTER_RUNTIME_DIR=str(home/'runtime'),
+                            JUPYTERLAB_SETTINGS_DIR=str(home/'settings'),
                             JUPYTERLAB_WORKSPACES_DIR=str(home/'workspaces'),
                             PYTHONPATH=str(Path(__file__).resolve().parent.parent))
     with open(home/'log', 'w') as log:
         server = subprocess.Popen(
-            [sys.executable, '-m', 'jupyterlab', '--no-browser', '--ip=127.0.0.1', f'--port={port}', '--allow-root',
-             f'--IdentityProvider.token={token}', '--LabApp.expose_app_in_browser=True', f'--notebook-dir={home}'],
+            [sys.executable, '-m', 'jupyterlab', '--no-browser', '--ip=127.0.0.1', f'--port={port}',
+             '--allow-root', f'--IdentityProvider.token={token}', '--LabApp.expose_app_in_browser=True',
+             f'--notebook-dir={home}'],
             stdout=log, stderr=log, env=env, start_new_session=True)
     try:
         end = time.monotonic() + 90
@@ -176,8 +183,9 @@ def test_it_plays_in_jupyterlab(browser, lab):
     home, address = lab
     context = browser.new_context(viewport=dict(width=1400, height=1000))
     source = (Path(plotly.__file__).parent/'package_data/plotly.min.js').read_text()
+    # no test needs the network
     reply = dict(body=source, content_type='text/javascript', headers={'Access-Control-Allow-Origin': '*'})
-    context.route('https://cdn.plot.ly/**', lambda route: route.fulfill(**reply))   # no test needs the network
+    context.route('https://cdn.plot.ly/**', lambda route: route.fulfill(**reply))
     tab = context.new_page()
     tab.goto(address)
     tab.wait_for_function("""() => { const n = window.jupyterapp?.shell.currentWidget;

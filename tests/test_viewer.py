@@ -1,4 +1,4 @@
-"What guards the viewer: what is packed is what happened, pages are small and always the same, names are harmless"
+"What guards the viewer: it packs what happened, pages are small and always the same, names are harmless"
 import gzip
 import json
 from base64 import b64decode
@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from echelon.draw import faces
+from echelon.sim.mech import KINDS
 from echelon.view.picture import extent, landscape, lit, still, tops
 from echelon.view.replay import record
-from echelon.view.viewer import SMOOTH, Show, battle, compare, crumbled, export, sides
+from echelon.view.viewer import EVENTS, SMOOTH, Show, battle, compare, crumbled, export, sides
 from echelon.world import make
 
 
@@ -55,8 +56,9 @@ def test_what_is_packed_is_what_happened(replay, page):
     for t, f in enumerate(frames):
         assert abs(a['pos'][t]/head['unit'] - f['pos']).max() <= .0101 + 1/256
         assert abs(a['nose'][t]/127 - f['heading']).max() < .01 and abs(a['hp'][t]/250 - f['hp']).max() < .01
-        for bit, name in enumerate(('alive', 'fallen', 'shutdown')): assert ((a['flags'][t] >> bit & 1) == f[name]).all()
-        known = sum(a['known'][t][:, k].astype(np.uint64) << np.uint64(8*k) for k in range(a['known'].shape[2]))
+        for bit, name in enumerate(('alive', 'fallen', 'shutdown')):
+            assert ((a['flags'][t] >> bit & 1) == f[name]).all()
+        known = sum(byte.astype(np.uint64) << np.uint64(8*k) for k, byte in enumerate(a['known'][t].T))
         assert (known == f['known']).all()
         for name in ('shots', 'smoke', 'events'):
             first, last = a[f'{name}_starts'][t:t + 2]
@@ -66,13 +68,18 @@ def test_what_is_packed_is_what_happened(replay, page):
     assert (a['shots'][:, 6] == np.concatenate([f['shot_team'] for f in frames])).all()
 
 
+def test_events_have_the_names_of_the_world(): assert EVENTS == KINDS
+
+
 def test_marks_and_curves_tell_the_battle(replay, page):
     head, a = page
     alive = a['flags'] & 1
     kills = [m for m in head['marks'] if m[2] == 'kill']
     assert len(kills) == (alive[0] - alive[-1]).sum() > 0
-    assert all(head['names'][i] in ' '.join(m[3] for m in kills) for i in np.flatnonzero(alive[0] > alive[-1]))
-    assert [s['y'][-1] for s in head['curves']['score']['series']] == pytest.approx(a['score'][-1].tolist(), abs=.01)
+    told = ' '.join(m[3] for m in kills)
+    assert all(head['names'][i] in told for i in np.flatnonzero(alive[0] > alive[-1]))
+    last = [s['y'][-1] for s in head['curves']['score']['series']]
+    assert last == pytest.approx(a['score'][-1].tolist(), abs=.01)
     assert {f'reward of {s}' for s in sides(replay)} | {'score', 'hit points', 'alive'} == set(head['curves'])
 
 
@@ -94,7 +101,8 @@ def test_pages_are_small_and_always_the_same(replay):
     text = Show([replay]).html()
     assert text == Show([replay]).html() and len(text) < 400_000
     bundle = replay.show()._repr_mimebundle_()
-    assert set(bundle) == {'text/html', 'text/plain'} and 'Blue (heuristic) against Red (recruit)' in bundle['text/plain']
+    assert set(bundle) == {'text/html', 'text/plain'}
+    assert 'Blue (heuristic) against Red (recruit)' in bundle['text/plain']
     assert 'widget' not in bundle['text/html']
 
 
