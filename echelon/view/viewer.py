@@ -227,7 +227,7 @@ def packed(head: dict, arrays: dict) -> str:
     text += b' '*(-len(text) % 4)
     return b64encode(gzip.compress(np.uint32(len(text)).tobytes() + text + body, 9, mtime=0)).decode()
 
-# %% ../../nbs/51_viewer.ipynb #ea7c4e23
+# %% ../../nbs/51_viewer.ipynb #2a1df259
 def battle(replay) -> str:
     "A replay as the player reads it"
     frames, land, spec = [replay.frame(t) for t in range(len(replay))], replay.terrain, replay.header['spec']
@@ -239,7 +239,8 @@ def battle(replay) -> str:
         score=np.array([f.get('score', (0, 0)) for f in frames], np.float32))
     head = dict(
         frames=len(frames), dt=spec['dt'], seconds=float(replay.seconds[-1]), unit=UNIT,
-        team=spec['team'], names=spec['agents'], sides=sides(replay), kind=classes(first).tolist(), colours=TEAM, shapes=OUTLINES,
+        team=spec['team'], names=spec['agents'], sides=sides(replay), colours=TEAM,
+        kind=classes(first).tolist(), shapes=OUTLINES,
         half=np.asarray(first.get('half', np.full((n, 2), .5)), float).ravel().tolist(),
         ever=np.any([f['alive'] for f in frames], 0).astype(int).tolist(), kinds=EVENTS,
         box=extent(frames, land), axes=['x, voxels', 'y, voxels'] if land is not None else ['x', 'y'],
@@ -571,7 +572,7 @@ function inSpace(place, b) {
 }
 '''
 
-# %% ../../nbs/51_viewer.ipynb #93805df8
+# %% ../../nbs/51_viewer.ipynb #4f2d73cf
 PANEL = r'''
 const el = (tag, more = {}, ...inside) => {
   const e = Object.assign(document.createElement(tag), more);
@@ -600,7 +601,7 @@ function panel(b) {
       yaxis: {...grid, title: {text: c.unit, standoff: 2}}}, {displayModeBar: false, responsive: true});
   };
   p.tell = m => {
-    const held = b.zone ? `${b.sides[m.holder] ?? "nobody"} holds the zone` : "";
+    const held = b.zone ? `zone: ${b.sides[m.holder]?.split(" ")[0] ?? "nobody"}` : "";
     const of = (name, team) => name + (b.scored ? ` ${Math.floor(m.score[team])} points,` : "") +
       ` ${m.units.filter(u => u.team === team && u.alive).length} alive`;
     [`${m.t.toFixed(1)} s`, ...b.sides.map(of), held].forEach((text, k) => {
@@ -691,13 +692,13 @@ function player(root, battles, start) {
 }
 '''
 
-# %% ../../nbs/51_viewer.ipynb #cfc36098
+# %% ../../nbs/51_viewer.ipynb #8f87f843
 STYLE = '''
 .echelon-replay{background:white;color:#25303b;font:13px Inter,"Helvetica Neue",Arial,sans-serif;padding:4px}
 .echelon-replay:focus{outline:none}
 .echelon-replay .panels{display:flex;gap:12px}
 .echelon-replay .panel{flex:1 1 0;min-width:0}
-.echelon-replay .words{min-height:20px;padding:2px 8px;display:flex;gap:14px;flex-wrap:wrap}
+.echelon-replay .words{height:20px;padding:2px 8px;display:flex;gap:14px;white-space:nowrap;overflow:hidden}
 .echelon-replay .stage{position:relative;height:var(--high)}
 .echelon-replay [hidden]{display:none}
 .echelon-replay .stage>canvas,.echelon-replay .now{will-change:transform}
