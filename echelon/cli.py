@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['Parser', 'Parameter', 'parameters', 'repository', 'add_flag', 'Stopped', 'execute', 'train', 'smoke', 'show',
-           'evaluate', 'bench', 'at_least', 'parser', 'main']
+           'evaluate', 'bench', 'replay_show', 'replay_verify', 'replay_export', 'replay_commands', 'at_least',
+           'parser', 'main']
 
 # %% ../nbs/55_cli.ipynb #75031bcf
 import argparse
@@ -141,6 +142,50 @@ def bench(args) -> int:
     from echelon.training.bench import bench
     return show(bench(args.seconds, args.repeats, args.updates), args.json)
 
+# %% ../nbs/55_cli.ipynb #09fc23a5
+def replay_show(args) -> int:
+    "What a replay tells of its game"
+    from echelon.view.replay import Replay
+    replay = Replay.load(args.file)
+    h, deaths = replay.header, [e for e in replay.events() if e[1] == 'kill']
+    end, opening = h['outcome'], h['opening']
+    told = dict(world=h['world'], players=' against '.join(h['players']), ended=end['ended'],
+                winner=h['players'][end['winner']] if end['winner'] >= 0 else None,
+                decisions=end['decisions'], seconds=end['seconds'], score=end['score'], deaths=len(deaths),
+                seed=opening.get('seed'), game=opening.get('game'), bytes=Path(args.file).stat().st_size,
+                package=h['package'], rules=h['rules'])
+    return show(told, args.json)
+
+def replay_verify(args) -> int:
+    "Play a replay again and compare everything: code 0 proven, 1 differs, 2 no replay"
+    from echelon.view.replay import verify
+    verdict = verify(args.file, heavy=args.heavy)
+    print(json.dumps(vars(verdict)) if args.json else verdict)
+    return 0 if verdict.ok else 1
+
+def replay_export(args) -> int:
+    "Write a replay as a page that plays without a network (.html), as .gif, or as .mp4"
+    from echelon.view.replay import Replay
+    from echelon.view.viewer import export
+    out = Path(args.out) if args.out else Path(args.file).with_suffix('.html')
+    print(f'written: {export(Replay.load(args.file), out)}')
+    return 0
+
+def replay_commands(p: argparse.ArgumentParser) -> None:
+    "What can be done with a replay"
+    commands = p.add_subparsers(dest='what', metavar='what', required=True)
+    for name, act in (('show', replay_show), ('verify', replay_verify), ('export', replay_export)):
+        q = commands.add_parser(name, help=act.__doc__, description=act.__doc__)
+        q.set_defaults(act=act)
+        q.add_argument('file', help='a file that ends in .replay')
+        if name == 'export':
+            q.add_argument('out', nargs='?', help='file to write, .html, .gif or .mp4 (default: FILE as .html)')
+            continue
+        q.add_argument('--json', action='store_true', help='one JSON object as the last line')
+        if name == 'verify':
+            q.add_argument('--heavy', action='store_true',
+                           help='the state goes through bytes into another world after every decision')
+
 # %% ../nbs/55_cli.ipynb #e21fe9b7
 def at_least(low: float, kind: type = int):
     "A type for `argparse`: a number that is not below `low`"
@@ -151,14 +196,15 @@ def at_least(low: float, kind: type = int):
         raise argparse.ArgumentTypeError(f'{text!r}: expected a number of at least {low}')
     return number
 
-# %% ../nbs/55_cli.ipynb #8f862a79
+# %% ../nbs/55_cli.ipynb #e056aa00
 def parser() -> Parser:
     "All commands; the flags of `train` are the parameters of the training notebook"
     top = Parser(prog='echelon', description='Multi-agent reinforcement learning in a book of notebooks.')
     commands = top.add_subparsers(dest='command', metavar='command', required=True)
 
     def command(name, act):
-        p = commands.add_parser(name, help=act.__doc__, description=act.__doc__)
+        doc = act.__doc__ if act else 'Look at a replay, prove it, or make it a page or a film'
+        p = commands.add_parser(name, help=doc, description=doc)
         p.set_defaults(act=act)
         return p
 
@@ -171,6 +217,7 @@ def parser() -> Parser:
     p.add_argument('--games', type=at_least(1), default=200, help='whole games, sides swapped on every map')
     p.add_argument('--seed', type=at_least(0), default=0, help='of all chance')
     p.add_argument('--json', action='store_true', help='one JSON object as the last line')
+    replay_commands(command('replay', None))
     p = command('smoke', smoke)
     p.add_argument('--episodes', type=at_least(1), default=1, help='games of the final examination')
     p.add_argument('--seed', type=at_least(0), default=0, help='of all chance')

@@ -124,10 +124,10 @@ class Opening(Strict):
     seed: int = Range(ge=0, lt=2**64)     # of the world it was played in
     game: int = Range(ge=0, lt=2**62)     # how many games that seed had opened before
 
-# %% ../nbs/02_world.ipynb #d8aa5ec0
+# %% ../nbs/02_world.ipynb #08d2acfc
 class World:
     "A batch of games: buffers written in place. Each kind fills in `_open(mask)`, `_advance()`, `frame(w)`"
-    Opening: type[Opening] = Opening
+    opening_kind: type[Opening] = Opening
     _later: tuple[str, ...] = ()     # names in `_state` that shape only games that are not open yet
 
     def __init__(self, spec: WorldSpec, config: Strict, seed=0, autoreset: bool = True):
@@ -203,7 +203,7 @@ class World:
         require(0 <= w < self.spec.num_worlds, f'world {w}: expected 0 to {self.spec.num_worlds - 1}')
         require(isinstance(opening, dict) and all(isinstance(k, str) for k in opening),
                 f'opening: {type(opening).__name__}, expected an object with names')
-        self._shape(known := self.Opening(**opening), w)
+        self._shape(known := self.opening_kind(**opening), w)
         self.seeds[w], self.game[w] = known.seed, known.game - 1
         self._fresh(np.arange(self.spec.num_worlds) == w)
 

@@ -290,11 +290,11 @@ class MechOpening(Opening):
     arms: float = Field(ge=0, le=1)                  # scripts fire with this share of their chance
     map: Recipe
 
-# %% ../../nbs/25_battle.ipynb #2cb86090
+# %% ../../nbs/25_battle.ipynb #25039ed7
 class MechWorld(World):
     "Battles of two teams of mechs; see the contract in `echelon.world.World`"
     config: EnvConfig
-    Opening, _later = MechOpening, ('sizes', 'packs', 'arms')
+    opening_kind, _later = MechOpening, ('sizes', 'packs', 'arms')
 
     def __init__(self, num_worlds: int, config: EnvConfig, seed=0, autoreset: bool = True):
         n = config.team_size
@@ -358,7 +358,7 @@ class MechWorld(World):
         self.game_arrays = self.game_arrays._replace(voxels=maps.voxels, flow=maps.flow)
         return np.array(slots, np.int32)
 
-    def _dealt(self, sizes, key: int, game: int) -> tuple[int, int, int, int]:
+    def _dealt(self, sizes, key: int, game: int) -> tuple[int, ...]:
         "Sizes, generation and number of the map on which a game is played"
         c = self.config.world
         return (*map(int, sizes), int(game)//c.refresh if c.refresh else 0, int(key) % c.pool)

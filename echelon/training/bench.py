@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PHASES', 'TICKED', 'WHOLE', 'random_actions', 'speed', 'threads_of', 'in_turn', 'simulation', 'melee', 'by_names',
-           'sweep', 'by_phase', 'owned', 'landscape', 'training', 'shares', 'processor', 'bench']
+           'sweep', 'by_phase', 'owned', 'landscape', 'recording_cost', 'training', 'shares', 'processor', 'bench']
 
-# %% ../../nbs/53_bench.ipynb #af168e01
+# %% ../../nbs/53_bench.ipynb #cfa47484
 import os
 import platform
 from pathlib import Path
@@ -31,6 +31,7 @@ from ..sim.sim import hear, settle
 from ..sim.stress import cool_down
 from ..sim.weapons import credit, fire, fly, intercepted, pick, suffer
 from .trainer import start, suggested, watch
+from ..view.replay import Recorder
 from ..world import World, make
 
 # %% ../../nbs/53_bench.ipynb #517f6c8e
@@ -176,6 +177,26 @@ def landscape(seeds: int = 200, worlds: int = 64, repeats: int = 20) -> dict[str
     return dict(map_ms=1e3*median(maps), reset_us=1e6*median(resets)/worlds, lone_reset_us=1e6*median(lone),
                 world_bytes=owned(world))
 
+# %% ../../nbs/53_bench.ipynb #105f3478
+def recording_cost(worlds: int = 64, block: int = 20, blocks: int = 40, **config) -> float:
+    "How much longer stepping takes while one world is recorded: median ratio of neighbours, one thread"
+    config = dict(observation_mode='partial', max_episode_seconds=60.) | config
+    pair, before = [make('mech', worlds=worlds, seed=1, **config) for _ in range(2)], numba.get_num_threads()
+    actions, recorders = random_actions(pair[0]), [Recorder(pair[1])]
+    def took(world: World) -> float:
+        start = perf_counter()
+        for t in range(block):
+            world.step(actions[t % len(actions)])
+            if world is pair[1] and not world.watchers: recorders.append(Recorder(world))
+        return perf_counter() - start
+    numba.set_num_threads(1)
+    try:
+        for world in pair: took(world)  # compiles
+        times = [[took(world) for world in (pair if k % 2 else pair[::-1])][::1 if k % 2 else -1]
+                 for k in range(blocks)]
+    finally: numba.set_num_threads(before)
+    return median(seen/plain for plain, seen in times)
+
 # %% ../../nbs/53_bench.ipynb #8693bb17
 def training(updates: int = 20, **settings) -> list[dict]:
     "Seconds of each update of a short run of the trainer, by phase; `rows_per_s` counts the learner's rows"
@@ -197,7 +218,7 @@ def processor() -> str:
     names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
     return names[0] if names else platform.processor() or platform.machine()
 
-# %% ../../nbs/53_bench.ipynb #26ece5ae
+# %% ../../nbs/53_bench.ipynb #0ea4bff2
 def bench(seconds: float = 1.,   # of one measurement of the simulation
           repeats: int = 5,      # rounds; medians count
           updates: int = 4,      # of training, a round
@@ -213,5 +234,5 @@ def bench(seconds: float = 1.,   # of one measurement of the simulation
                 melee_agent_steps_per_s=median(played['melee']),
                 env_decisions_per_s=None if None in played['names'] else median(played['names']),
                 train_agent_steps_per_s=median(t['rows_per_s'] for t in times), phases=shares(times),
-                **landscape(seeds),
+                recording=recording_cost(blocks=8*repeats), **landscape(seeds),
                 machine=f'{processor()}, {threads_of()} threads, {versions}')

@@ -8,8 +8,9 @@ __all__ = ['UNIT', 'NOTHING', 'PRESSED', 'RELEASED', 'NO_NUMBER', 'Text', 'Count
            'encoded', 'decoded', 'printable', 'BlockSpec', 'Spec', 'Outcome', 'Header', 'as_header', 'blocks_of',
            'Replay', 'ends', 'edits_of', 'sorted_out', 'Recorder', 'spec_of', 'players_of', 'outcome_of', 'record',
            'Column', 'Contents', 'columns_of', 'packed_replay', 'save_replay', 'unpacked_file', 'contents_of', 'taken',
-           'counted', 'vocabulary', 'check_columns', 'check_ranges', 'seen_in', 'replay_in', 'digest_times',
-           'load_replay', 'Verdict', 'stage', 'handed_over', 'unlike', 'first_unlike', 'Rerun', 'remarks', 'verify']
+           'counted', 'vocabulary', 'check_columns', 'check_idle', 'check_ranges', 'seen_in', 'replay_in',
+           'digest_times', 'load_replay', 'named', 'Verdict', 'stage', 'handed_over', 'unlike', 'first_unlike', 'Rerun',
+           'remarks', 'verify']
 
 # %% ../../nbs/05_replay.ipynb #1364a138
 import importlib
@@ -65,7 +66,7 @@ def restored(planes: np.ndarray, dtype: np.dtype, along: bool = True) -> np.ndar
         return np.cumsum(d, 0, dtype=u.dtype).view(dtype)
     return (np.bitwise_xor.accumulate(u, 0) if along else u).view(dtype)
 
-# %% ../../nbs/05_replay.ipynb #dba89bc0
+# %% ../../nbs/05_replay.ipynb #b2988fb8
 NOTHING, PRESSED, RELEASED, NO_NUMBER = range(4)   # codes of a trigger; of a choice, its index, or `choices`
 
 def coded_columns(blocks: tuple[Block, ...]) -> tuple[list[int], list[tuple[int, int]]]:
@@ -90,8 +91,8 @@ def decoded(bits: np.ndarray, codes: np.ndarray, blocks: tuple[Block, ...]) -> n
     action = np.zeros((*codes.shape[:2], len(numbers) + len(columns)), np.float32)
     action[..., numbers] = bits.view(np.float32)
     for k, (column, choices) in enumerate(columns):
-        meant = np.float32([*range(choices), np.nan] if choices else [0, 1, -1, np.nan])
-        action[..., column] = meant[codes[..., k]]
+        meant = [*range(choices), np.nan] if choices else [0, 1, -1, np.nan]
+        action[..., column] = np.array(meant, np.float32)[codes[..., k]]
     return action
 
 # %% ../../nbs/05_replay.ipynb #1a5522c7
@@ -219,7 +220,7 @@ class Replay:
         "The game in a file"
         return load_replay(path)
 
-# %% ../../nbs/05_replay.ipynb #206ebad8
+# %% ../../nbs/05_replay.ipynb #5aa08e37
 def ends(counts: Any) -> np.ndarray:
     "Where each of so many rows begins, and behind the last: `int64 [n+1]`"
     return np.concatenate([[0], np.cumsum(np.asarray(counts, np.int64))])
@@ -242,13 +243,14 @@ def sorted_out(frames: list[dict[str, Any]]) -> tuple[dict, dict, dict]:
         lists = [np.asarray(f[name]) for f in frames]
         if lists[0].dtype.kind == 'f': lists = list(map(np.float32, lists))
         if name in GROWING: edits[name] = edits_of(lists)
-        elif name in LISTS: ragged[name] = np.concatenate(lists), ends([len(a) for a in lists])
+        elif name in LISTS or len({a.shape for a in lists}) > 1:
+            ragged[name] = np.concatenate(lists), ends([len(a) for a in lists])
         else: fixed[name] = np.stack(lists)
     seen = lambda a: parts(whole(a)) if a.dtype.kind == 'f' else a
     return ({n: seen(a) for n, a in fixed.items()}, {n: (seen(a), s) for n, (a, s) in ragged.items()},
             {n: (r, seen(a), s) for n, (r, a, s) in edits.items()})
 
-# %% ../../nbs/05_replay.ipynb #129a2460
+# %% ../../nbs/05_replay.ipynb #2d69ffb0
 class Recorder(Watcher):
     "Records one whole game of world `w`: the one that has just opened, or the next"
 
@@ -259,8 +261,9 @@ class Recorder(Watcher):
         require(spec.name in WORLDS, f'world {spec.name!r}: expected one of {tuple(WORLDS)}')
         require(0 <= w < spec.num_worlds, f'w = {w}: expected 0 to {spec.num_worlds - 1}')
         require(1 <= every <= 2**20, f'every = {every}: expected at least 1')
-        require(players is None or (not isinstance(players, str) and len(players) == spec.num_teams),
-                f'players = {players!r}: expected a name for each of {spec.num_teams} teams')
+        named = players is None or (isinstance(players, (tuple, list)) and len(players) == spec.num_teams
+                                    and all(isinstance(p, str) and p.isprintable() for p in players))
+        require(named, f'players = {players!r}: expected a printable name for each of {spec.num_teams} teams')
         self.world, self.w, self.every, self.players = world, w, every, players
         self.names = [n for n, a in world.stats.items()
                       if n.startswith('reward_') and a.shape[1:] == (spec.num_teams,)]
@@ -318,11 +321,11 @@ class Recorder(Watcher):
         header = as_header(dict(
             package=echelon.__version__, rules=self.world.rules, world=spec.name,
             config=self.world.config.model_dump(mode='json'), spec=spec_of(self.world), opening=self._opening,
-            players=tuple(self.players or players_of(spec, control, alive[0])), every=self.every,
+            players=[p[:200] for p in self.players or players_of(spec, control, alive[0])], every=self.every,
             outcome=outcome_of(ended, gains[:, 0].sum(0), len(action), spec.dt, self._frames[-1])))
         terms = gains[:, 1:].astype(np.float32)
-        self._replay = Replay(header.model_dump(mode='json'), *seen, decoded(*encoded(outside, spec.action), spec.action),
-                              control,
+        done = decoded(*encoded(outside, spec.action), spec.action)
+        self._replay = Replay(header.model_dump(mode='json'), *seen, done, control,
                               np.array(self._digests, np.uint64),
                               {n[7:]: terms[:, k] for k, n in enumerate(self.names)}, self._land)
         self._frames, self._steps = [], []
@@ -407,7 +410,7 @@ def packed_replay(replay: Replay) -> bytes:
     text = json.dumps(dict(header=replay.header, frames=columns, terms=list(replay.terms), terrain=land))
     return struct.pack('<I', len(text.encode())) + text.encode() + as_bytes(arrays)
 
-# %% ../../nbs/05_replay.ipynb #93b91f5e
+# %% ../../nbs/05_replay.ipynb #e913a87e
 def save_replay(replay: Replay, path: Any) -> Path:
     "Write a replay into one file, whole or not at all; gives the path"
     path = Path(path)
@@ -415,13 +418,15 @@ def save_replay(replay: Replay, path: Any) -> Path:
     data = packed_replay(replay)
     require(len(data) <= MOST, f'replay of {len(data)} bytes: expected at most {MOST}')
     body = lzma.compress(data)
+    written = MAGIC + digest_of(body).encode() + b'\n' + body
+    replay_in(written)      # what cannot be read again is not written
     beside = path.with_name(f'.{path.name}.{os.getpid()}')
-    synced(beside, MAGIC + digest_of(body).encode() + b'\n' + body)
+    synced(beside, written)
     os.replace(beside, path)
     if (at := os.open(path.parent, os.O_RDONLY)): os.fsync(at); os.close(at)
     return path
 
-# %% ../../nbs/05_replay.ipynb #52ae890a
+# %% ../../nbs/05_replay.ipynb #a8619b88
 def unpacked_file(data: bytes) -> bytes:
     "What `packed_replay` gave, from the bytes of a file"
     first, body = data[:len(MAGIC) + 65], data[len(MAGIC) + 65:]
@@ -439,7 +444,7 @@ def contents_of(data: bytes) -> tuple[Contents, Header, dict[str, np.ndarray]]:
     "The checked JSON and the raw arrays of an unpacked file"
     from safetensors.numpy import load as from_bytes
     size = int.from_bytes(data[:4], 'little')
-    require(4 < 4 + size <= min(len(data), MOST_TEXT), f'header of {size} bytes: expected at most {MOST_TEXT}')
+    require(4 < 4 + size <= min(len(data), MOST_TEXT), f'header of {size} bytes, expected 1 to {MOST_TEXT}')
     try: told = json.loads(data[4:4 + size])
     except (ValueError, RecursionError): raise ValueError('header: expected JSON') from None
     require(isinstance(told, dict), f'header: {type(told).__name__}, expected an object')
@@ -458,8 +463,8 @@ def taken(arrays: dict[str, np.ndarray], name: str, dtype: str, shape: tuple[int
     must = (kind.itemsize, *shape)
     require(planes.dtype == np.uint8 and planes.shape == must,
             f'array {name}: {planes.dtype} of shape {planes.shape}, expected uint8 of shape {must}')
-    a = restored(planes, np.dtype('u1') if kind == bool else kind, along)
-    require(kind != bool or a.max(initial=0) <= 1, f'array {name}: {a.max(initial=0)}, expected 0 or 1')
+    a = restored(planes, np.dtype('u1') if kind.kind == 'b' else kind, along)
+    require(kind.kind != 'b' or a.max(initial=0) <= 1, f'array {name}: {a.max(initial=0)}, expected 0 or 1')
     return a.view(kind)
 
 def counted(arrays: dict[str, np.ndarray], name: str, frames: int) -> np.ndarray:
@@ -469,14 +474,14 @@ def counted(arrays: dict[str, np.ndarray], name: str, frames: int) -> np.ndarray
             f'array {name}: {counts.min()} to {counts.max()}, expected counts')
     return ends(counts)
 
-# %% ../../nbs/05_replay.ipynb #1ebdaa22
+# %% ../../nbs/05_replay.ipynb #b52a733d
 def vocabulary(N: int) -> dict[str, tuple[str, set[tuple[int, ...]]]]:
     "Kind and possible shapes, of a frame or of a row in it, for the names that worlds share"
-    known = dict(tick='int32', team='int32 N', kind='int32 N', alive='bool N', fallen='bool N', hp='float32 N',
-                 shutdown='bool N', known='uint64 N', ecm='uint8 N', reach='float32 N', jam='float32 N',
-                 heat='float32 N', pos='float32 N 3', heading='float32 N 2', half='float32 N 2',
-                 shots='float32 6', shot_team='int32', shot_kind='int32', smoke='float32 3', events='float32 7',
-                 zone='float32 3', score='float32 2', control='int32', changes='uint8 4')
+    known = dict(tick='int32', control='int32', shot_team='int32', shot_kind='int32', zone='float32 3',
+                 score='float32 2', shots='float32 6', smoke='float32 3', events='float32 7',
+                 changes='uint8 4', team='int32 N', kind='int32 N', alive='bool N', fallen='bool N',
+                 shutdown='bool N', known='uint64 N', ecm='uint8 N', hp='float32 N', heat='float32 N',
+                 reach='float32 N', jam='float32 N', heading='float32 N 2', half='float32 N 2', pos='float32')
     split = {n: k.split() for n, k in known.items()}
     found = {n: (k, {tuple(N if s == 'N' else int(s) for s in shape)}) for n, (k, *shape) in split.items()}
     return found | dict(pos=('float32', {(N, 2), (N, 3)}))
@@ -487,9 +492,18 @@ def check_columns(columns: dict[str, Column], N: int) -> None:
     require('tick' in columns, 'frames: tick is missing, expected it')
     for n, c in columns.items():
         kind, shapes = known.get(n, (c.dtype, {c.shape}))
-        how = ('ragged',) if n in LISTS else ('edits',) if n in GROWING else ('fixed', 'constant')
-        require((c.dtype == kind and c.shape in shapes and c.how in how) or (n not in known and c.how in how),
-                f'frames.{n}: {c.how} {c.dtype} of shape {c.shape}, expected {how[0]} {kind} of {shapes}')
+        ways = ('fixed', 'constant') if n in known else ('fixed', 'constant', 'ragged')
+        if n in LISTS + GROWING: ways = ('ragged',) if n in LISTS else ('edits',)
+        require(c.dtype == kind and c.shape in shapes and c.how in ways,
+                f'frames.{n}: {c.how} {c.dtype} of shape {c.shape}, expected {ways[0]} {kind} of {shapes}')
+
+def check_idle(replay: Replay) -> None:
+    "Refuse actions of rows that were dead or followed a script"
+    idle = replay.control != 0
+    if 'alive' in replay.frames: idle = idle | ~replay.frames['alive'][:-1]
+    for t, i in np.argwhere(idle & (replay.actions != 0).any(-1))[:1]:
+        who = replay.header['spec']['agents'][i]
+        raise ValueError(f'actions of {who} in decision {t + 1}: expected none of the dead, or of scripts')
 
 def check_ranges(replay: Replay) -> None:
     "Refuse numbers of frames that name a team, a kind or a voxel that is not there"
@@ -498,14 +512,15 @@ def check_ranges(replay: Replay) -> None:
     for n, low, high in (('team', 0, teams), ('shot_team', 0, teams), ('control', -1, teams), ('ecm', 0, 3),
                          ('kind', 0, 256), ('shot_kind', 0, 256), ('tick', 0, 2**30)):
         a = np.asarray(seen.get(n, low))
-        require(bool(((low <= a) & (a < high)).all()), f'frames.{n}: {a.min()} to {a.max()}, expected {low} to '
-                f'{high - 1}')
+        require(bool(((low <= a) & (a < high)).all()),
+                f'frames.{n}: {a.min()} to {a.max()}, expected {low} to {high - 1}')
     land = (0, 0, 0) if replay.terrain is None else replay.terrain.shape
     require(bool((places[:, :3] < np.array(land)).all()),
             f'frames.changes: a voxel beyond a terrain of {land}, expected none')
 
-# %% ../../nbs/05_replay.ipynb #638568af
-def seen_in(columns: dict[str, Column], arrays: dict[str, np.ndarray], frames: int) -> tuple[dict, dict, dict]:
+# %% ../../nbs/05_replay.ipynb #265e86cc
+def seen_in(columns: dict[str, Column], arrays: dict[str, np.ndarray],
+            frames: int) -> tuple[dict, dict, dict]:
     "The three kinds of frame arrays of a replay, from the arrays of a file"
     fixed, ragged, edits = {}, {}, {}
     for n, c in columns.items():
@@ -542,8 +557,9 @@ def replay_in(data: bytes) -> Replay:
     replay = Replay(header, *seen, decoded(bits, codes, blocks), taken(arrays, 'control', 'int16', (T, N)),
                     taken(arrays, 'digests', 'uint64', (len(digest_times(header)),), False),
                     {n: terms[..., k] for k, n in enumerate(contents.terms)}, land)
-    require(not arrays, f'array {next(iter(arrays), None)}: unknown, expected none beside those of the header')
+    require(not arrays, f'array {next(iter(arrays), None)}: expected none beside those of the header')
     check_ranges(replay)
+    check_idle(replay)
     return replay
 
 def digest_times(header: dict) -> list[int]:
@@ -556,11 +572,15 @@ def load_replay(path: Any) -> Replay:
     "The replay in a file; a `ValueError` of one line names the file, and what is wrong with it"
     path = Path(path)
     require(path.is_file(), f'replay {str(path)!r}: expected a file')
-    require(path.stat().st_size <= MOST_PACKED, f'replay {str(path)!r}: {path.stat().st_size} bytes, expected '
-            f'at most {MOST_PACKED}')
-    try: return replay_in(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f'replay {str(path)!r}: {" ".join(str(error).split())[:300]}') from None
+    try:
+        size = path.stat().st_size
+        require(size <= MOST_PACKED, f'{size} bytes, expected at most {MOST_PACKED}')
+        return replay_in(path.read_bytes())
+    except ValueError as error: raise named(path, error) from None
+
+def named(path: Any, error: ValueError) -> ValueError:
+    "An error of one line of bounded length that names the file"
+    return ValueError(f'replay {str(path)!r}: {" ".join(str(error).split())[:300]}')
 
 # %% ../../nbs/05_replay.ipynb #d620637b
 @dataclass
@@ -578,7 +598,7 @@ class Verdict:
         return '; '.join([f'proven: {equal}' if self.ok else f'differs: {self.what}; before that {equal}',
                           *self.notes])
 
-# %% ../../nbs/05_replay.ipynb #b111b8f9
+# %% ../../nbs/05_replay.ipynb #9927cbc3
 MOST_WORLD = 1 << 30    # bytes of a world that is made because a file asks for it
 
 def stage(header: dict, worlds: int) -> World:
@@ -603,6 +623,7 @@ def unlike(header: dict, t: int, name: str, told: np.ndarray, seen: np.ndarray) 
     a, b = whole(told), whole(seen)
     if a.shape != b.shape: return f'decision {t}: {name} of shape {a.shape}, played again {b.shape}'
     if (a == b).all(): return ''
+    if told.dtype.kind == 'f': told, seen = parts(a), parts(b)
     if not a.ndim: return f'decision {t}: {name} {told}, played again {seen}'
     row, agents = int(np.argwhere(a != b)[0][0]), header['spec']['agents']
     of = agents[row] if len(a) == len(agents) and name not in LISTS + GROWING else f'row {row}'
@@ -615,7 +636,7 @@ def first_unlike(replay: Replay, t: int, seen: dict[str, np.ndarray]) -> str:
     if amiss: return f'decision {t}: {amiss[0]} is in only one of both'
     return next(filter(None, (unlike(replay.header, t, n, told[n], seen[n]) for n in seen)), '')
 
-# %% ../../nbs/05_replay.ipynb #976da674
+# %% ../../nbs/05_replay.ipynb #de8c56cf
 class Rerun:
     "A replay that is played again, decision by decision"
     def __init__(self, replay: Replay, heavy: bool, worlds: int, w: int):
@@ -629,9 +650,10 @@ class Rerun:
     def opened(self) -> str:
         "Open the game; what differs, or ''"
         h, world = self.replay.header, self.world
-        spec, land = spec_of(world), world.terrain(self.w)
-        wrong = [f'Spec.{k} {str(h["spec"][k])[:80]}, of this world {str(v)[:80]}' for k, v in spec.items()
-                 if h['spec'][k] != v]
+        wrong = [f'spec.{k} {str(h["spec"][k])[:80]}, of this world {str(v)[:80]}'
+                 for k, v in spec_of(world).items() if h['spec'][k] != v]
+        wrong += [f'reward term {n}, unknown here' for n in self.replay.terms
+                  if f'reward_{n}' not in world.stats]
         if wrong: return f'header: {wrong[0]}'
         try: world.reopen(h['opening'], self.w)
         except ValueError as error: return ' '.join(str(error).split())[:300]
@@ -644,8 +666,7 @@ class Rerun:
     def played(self, t: int) -> str:
         "Play decision `t`, counted from 1; what differs, or ''"
         replay, world, w = self.replay, self.world, self.w
-        terms = {n: world.stats.get(f'reward_{n}') for n in replay.terms}
-        if any(a is None for a in terms.values()): return f'header: reward terms {list(terms)} not of this world'
+        terms = {n: world.stats[f'reward_{n}'] for n in replay.terms}
         before = {n: a[w].copy() for n, a in terms.items()}
         world.control[w], world.action[w] = replay.control[t - 1], replay.actions[t - 1]
         world.step()
@@ -667,7 +688,8 @@ class Rerun:
     def _ended(self, t):
         world, w, told = self.world, self.w, self.replay.header['outcome']
         how = 'decided' if world.terminated[w] else 'cut' if world.truncated[w] else 'left'
-        if t < told['decisions']: return '' if how == 'left' else f'decision {t}: {how}, in the file it goes on'
+        if t < told['decisions']:
+            return '' if how == 'left' else f'decision {t}: the game goes on, played again it is {how}'
         wins = world.stats['win'][w] - self.wins
         seen = outcome_of(how, wins, t, world.spec.dt, world.frame(w))
         wrong = [f'{k} {told[k]}, played again {v}' for k, v in seen.items() if told[k] != v]
@@ -680,7 +702,7 @@ class Rerun:
         same = (self.world.digest() == prints).all()
         return '' if same else f'decision {t}: the digest is another after the state was loaded'
 
-# %% ../../nbs/05_replay.ipynb #8a3f87f1
+# %% ../../nbs/05_replay.ipynb #cd1bd3d8
 def remarks(world: World, header: dict) -> tuple[str, ...]:
     "Other rules or another version than those that a replay was recorded under"
     here = (('rules', world.rules), ('package', echelon.__version__))
@@ -691,7 +713,10 @@ def verify(replay: Any,          # a `Replay`, or the path of one
            worlds: int = 1,      # games side by side while it is played again
            w: int = 0) -> Verdict:
     "Play a replay again and compare everything; names the first thing that differs"
-    replay = replay if isinstance(replay, Replay) else load_replay(replay)
+    if not isinstance(replay, Replay):
+        try: return verify(load_replay(path := replay), heavy, worlds, w)
+        except ValueError as error:
+            raise error if str(error).startswith('replay ') else named(path, error) from None
     rerun = Rerun(replay, heavy, worlds, w)
     notes, what, t = remarks(rerun.world, replay.header), rerun.opened(), 0
     while not what and t < len(replay) - 1: what = rerun.played(t := t + 1)

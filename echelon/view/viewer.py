@@ -9,7 +9,7 @@ __all__ = ['UNIT', 'BANDS', 'GLASS', 'SHAPE', 'SIDES', 'CORNERS', 'TRIANGLES', '
            'in_a_row', 'mechs', 'happenings', 'crumbled', 'sides', 'curves', 'marks', 'as_png', 'packed', 'battle',
            'Show', 'show', 'compare', 'export']
 
-# %% ../../nbs/51_viewer.ipynb #4f0b6bb1
+# %% ../../nbs/51_viewer.ipynb #16bbfdb9
 import gzip
 import hashlib
 import json
@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from tqdm import tqdm
 
 from ..core import require
 from ..draw import BLUE, COLOURS, EARTH, FLAT, INK, RED, TEAM, faces, mesh, rectangles, stored
@@ -772,7 +773,7 @@ def compare(replays, **options: Any) -> Show:
     "Battles side by side at one clock"
     return Show(list(replays), **options)
 
-# %% ../../nbs/51_viewer.ipynb #9750ab2d
+# %% ../../nbs/51_viewer.ipynb #a693e10e
 DOCUMENT = '''<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>{title}</title>
 <body>{body}</body></html>
@@ -790,6 +791,7 @@ def export(replay: Any, path: Any) -> Path:
         beside.write_text(DOCUMENT.format(title=escape(page.words), body=page.html(offline=True)))
     else:
         frames = [replay.frame(t) for t in range(len(replay))]
-        write_film(beside, stills(frames, replay.terrain, replay.header['spec']['dt']))
+        pictures = stills(frames, replay.terrain, replay.header['spec']['dt'])
+        write_film(beside, tqdm(pictures, path.name, disable=None, leave=False))
     os.replace(beside, path)
     return path
