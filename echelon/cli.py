@@ -142,7 +142,7 @@ def bench(args) -> int:
     from echelon.training.bench import bench
     return show(bench(args.seconds, args.repeats, args.updates), args.json)
 
-# %% ../nbs/55_cli.ipynb #09fc23a5
+# %% ../nbs/55_cli.ipynb #18902af1
 def replay_show(args) -> int:
     "What a replay tells of its game"
     from echelon.view.replay import Replay
@@ -179,7 +179,7 @@ def replay_commands(p: argparse.ArgumentParser) -> None:
         q.set_defaults(act=act)
         q.add_argument('file', help='a file that ends in .replay')
         if name == 'export':
-            q.add_argument('out', nargs='?', help='file to write, .html, .gif or .mp4 (default: FILE as .html)')
+            q.add_argument('out', nargs='?', help='.html, .gif or .mp4 (default: FILE as .html)')
             continue
         q.add_argument('--json', action='store_true', help='one JSON object as the last line')
         if name == 'verify':

@@ -9,7 +9,7 @@ __all__ = ['UNIT', 'BANDS', 'GLASS', 'SHAPE', 'SIDES', 'CORNERS', 'TRIANGLES', '
            'in_a_row', 'mechs', 'happenings', 'crumbled', 'sides', 'curves', 'marks', 'as_png', 'packed', 'battle',
            'Show', 'show', 'compare', 'export']
 
-# %% ../../nbs/51_viewer.ipynb #16bbfdb9
+# %% ../../nbs/51_viewer.ipynb #01cbbb4b
 import gzip
 import hashlib
 import json
@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from ..core import require
 from ..draw import BLUE, COLOURS, EARTH, FLAT, INK, RED, TEAM, faces, mesh, rectangles, stored
-from .picture import OUTLINES, classes, extent, landscape, stills, write_film
+from .picture import OUTLINES, classes, extent, landscape, living, stills, write_film
 
 # %% ../../nbs/51_viewer.ipynb #24824033
 UNIT, BANDS, GLASS = 50, 4, 7   # of a voxel; shades of a material; code of what one sees through
@@ -126,7 +126,7 @@ def in_a_row(lists,   # one array [k, width] a frame
     starts = np.cumsum([0, *map(len, lists)]).astype(np.int32)
     return np.concatenate([np.asarray(a, np.int16).reshape(-1, width) for a in lists]), starts
 
-# %% ../../nbs/51_viewer.ipynb #cb58315f
+# %% ../../nbs/51_viewer.ipynb #8f25ffc1
 def mechs(frames):
     "What the player knows of each row in each frame, `[T, N, …]`"
     n, all_of = len(frames[0]['pos']), lambda name, default: np.stack([f.get(name, default) for f in frames])
@@ -134,8 +134,9 @@ def mechs(frames):
     pos = all_of('pos', None)
     if flat: pos = np.concatenate([pos, np.zeros((*pos.shape[:2], 1))], -1)
     ecm = all_of('ecm', zero)
-    flags = (1*all_of('alive', None) + 2*all_of('fallen', zero) + 4*all_of('shutdown', zero) + 8*(ecm == 1)
-             + 16*(ecm == 2))
+    alive = np.stack([living(f) for f in frames])
+    fallen, shut = all_of('fallen', zero), all_of('shutdown', zero)
+    flags = alive + 2*fallen + 4*shut + 8*(ecm == 1) + 16*(ecm == 2)
     eight = np.arange(-(-n//8), dtype=np.uint64)*np.uint64(8)
     known = all_of('known', np.zeros(n, np.uint64))[..., None] >> eight & np.uint64(255)
     return dict(pos=whole(pos, UNIT, np.int16), nose=whole(all_of('heading', np.eye(2)[[0]*n]), 127, np.int8),
@@ -144,7 +145,7 @@ def mechs(frames):
                 flags=flags.astype(np.uint8), reach=whole(all_of('reach', zero), 1, np.uint8),
                 known=known.astype(np.uint8))
 
-# %% ../../nbs/51_viewer.ipynb #ccaafa9b
+# %% ../../nbs/51_viewer.ipynb #7c038291
 def happenings(frames, ruins):   # ruins: [k, 4] a frame: voxels that changed since the one before
     "Lists of changing length"
     def lines(f):
@@ -152,7 +153,7 @@ def happenings(frames, ruins):   # ruins: [k, 4] a frame: voxels that changed si
         return np.column_stack([ends, f.get('shot_team', [])]) if len(ends) else np.zeros((0, 7))
     def events(f):
         e = np.asarray(f.get('events', np.zeros((0, 7))), float).reshape(-1, 7)
-        return np.column_stack([e[:, :3], whole(e[:, 3:6], UNIT, np.int16)])
+        return np.column_stack([whole(e[:, :3], 1, np.int16), whole(e[:, 3:6], UNIT, np.int16)])
     lists = dict(shots=([lines(f) for f in frames], 7), events=([events(f) for f in frames], 6),
                  smoke=([whole(f.get('smoke', []), UNIT, np.int16) for f in frames], 3), ruins=(ruins, 4))
     out = {}
@@ -177,18 +178,18 @@ def sides(replay):
     names = ('Blue', 'Red') if len(replay.header['players']) > 1 else ('Everybody',)
     return [f'{name} ({who})' if who else name for name, who in zip(names, replay.header['players'])]
 
-# %% ../../nbs/51_viewer.ipynb #f70f583c
+# %% ../../nbs/51_viewer.ipynb #faa32226
 def curves(replay, frames):
     "Name → unit, seconds, and series of numbers with their names and colours"
     t, team = replay.seconds, np.array(replay.header['spec']['team'])
     def by_team(values):
         lines = np.round(np.asarray(values, float), 3).T.tolist()
         return [dict(name=n, y=y, colour=c) for n, y, c in zip(sides(replay), lines, TEAM)]
-    def mean(name): return [[f[name][team == k].mean() for k in range(max(team) + 1)] for f in frames]
+    def mean(rows): return [[r[team == k].mean() for k in range(max(team) + 1)] for r in rows]
     found = {}
     if 'score' in frames[0]: found['score'] = 'points', by_team([f['score'] for f in frames])
-    if 'hp' in frames[0]: found['hit points'] = 'share of the pack', by_team(mean('hp'))
-    found['alive'] = 'share of the pack', by_team(mean('alive'))
+    if 'hp' in frames[0]: found['hit points'] = 'share of the pack', by_team(mean(f['hp'] for f in frames))
+    found['alive'] = 'share of the pack', by_team(mean(map(living, frames)))
     for k, name in enumerate(sides(replay) if replay.terms else ()):
         sums = {n: np.r_[0, np.cumsum(v[:, k])] for n, v in replay.terms.items()}
         largest = sorted(sums, key=lambda n: -abs(sums[n]).max())[:len(COLOURS)]
@@ -228,10 +229,11 @@ def packed(head: dict, arrays: dict) -> str:
     text += b' '*(-len(text) % 4)
     return b64encode(gzip.compress(np.uint32(len(text)).tobytes() + text + body, 9, mtime=0)).decode()
 
-# %% ../../nbs/51_viewer.ipynb #2a1df259
+# %% ../../nbs/51_viewer.ipynb #5d97cc9f
 def battle(replay) -> str:
     "A replay as the player reads it"
     frames, land, spec = [replay.frame(t) for t in range(len(replay))], replay.terrain, replay.header['spec']
+    require('pos' in frames[0], f"replay of a {replay.header['world']}: no `pos` in its frames, expected it")
     first, n = frames[0], len(spec['team'])
     ruins, arrays = crumbled(frames, land), mechs(frames)
     at = np.unique(np.concatenate(ruins)[:, :3].astype(int), axis=0)
@@ -243,7 +245,7 @@ def battle(replay) -> str:
         team=spec['team'], names=spec['agents'], sides=sides(replay), colours=TEAM,
         kind=classes(first).tolist(), shapes=OUTLINES,
         half=np.asarray(first.get('half', np.full((n, 2), .5)), float).ravel().tolist(),
-        ever=np.any([f['alive'] for f in frames], 0).astype(int).tolist(), kinds=EVENTS,
+        ever=np.any(list(map(living, frames)), 0).astype(int).tolist(), kinds=EVENTS,
         box=extent(frames, land), axes=['x, voxels', 'y, voxels'] if land is not None else ['x', 'y'],
         scored='score' in first, gauges='hp' in first, fogged='known' in first,
         zone=[float(v) for v in first.get('zone', ())] or None, marks=marks(replay),
