@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['view', 'decide', 'REST', 'OPEN', 'DECIDE', 'TAIL', 'Width', 'forget', 'count', 'tally_zone', 'viewing', 'deciding',
            'play', 'roster', 'possible', 'bounded', 'settled', 'flyable', 'buildable', 'sayable', 'middle_of', 'beamed',
-           'draw_shots', 'draw_mechs', 'draw_lists', 'MechOpening', 'MechWorld']
+           'draw_shots', 'draw_mechs', 'draw_game', 'draw_lists', 'MechOpening', 'MechWorld']
 
 # %% ../../nbs/25_battle.ipynb #8fff5ec1
 from typing import Annotated
@@ -206,7 +206,7 @@ def sayable(option: np.ndarray,   # OPTION [W,N], from anybody
             & (option['ordered'] >= -1) & (option['ordered'] < N))
     return bool(good.all() and ((slots >= -1) & (slots < N)).all() and (abs(comm) <= 1).all())
 
-# %% ../../nbs/25_battle.ipynb #921e5814
+# %% ../../nbs/25_battle.ipynb #7b375b55
 TAIL = np.float32(.12)  # s of its flight that a picture shows behind a shot
 
 @kernel(inline=True)
@@ -215,34 +215,36 @@ def middle_of(m, c, out):
     out[0], out[1], out[2] = m.x, m.y, m.z + np.float32(.5)*c.height
 
 @kernel(inline=True)
-def beamed(mech, classes, i, struck, weapon, out, n):
+def beamed(mech, classes, i, struck, weapon, out, what, n):
     "Write the line of a shot that struck the row at once; returns the number of lines with it"
     if struck < 0: return n
     m, o = mech[i], mech[struck]
     middle_of(m, classes[m.kind], out[n])
     middle_of(o, classes[o.kind], out[n, 3:])
-    out[n, 6], out[n, 7] = m.team, weapon
+    what[n, 0], what[n, 1] = m.team, weapon
     return n + 1
 
 @kernel
 def draw_shots(mech,      # MECH [N]
                shot,      # SHOT [N,8]
                classes,   # CLASS [4]
-               out):      # float32 [12N,8]: from x y z, to x y z, team, weapon
+               out,       # float32 [12N,6]: from x y z, to x y z
+               what):     # int32 [12N,2]: team, weapon
     "Write a line for each shot since the last decision; returns how many"
     n = 0
     for i in range(len(mech)):
         m = mech[i]
         c = classes[m.kind]
-        n = beamed(mech, classes, i, m.shown0, c.weapon0, out, n)
-        n = beamed(mech, classes, i, m.shown1, c.weapon1, out, n)
-        n = beamed(mech, classes, i, m.shown2, c.weapon2, out, n)
-        n = beamed(mech, classes, i, m.shown3, c.weapon3, out, n)
+        n = beamed(mech, classes, i, m.shown0, c.weapon0, out, what, n)
+        n = beamed(mech, classes, i, m.shown1, c.weapon1, out, what, n)
+        n = beamed(mech, classes, i, m.shown2, c.weapon2, out, what, n)
+        n = beamed(mech, classes, i, m.shown3, c.weapon3, out, what, n)
         for s in range(shot.shape[1]):
             q = shot[i, s]
             if q.state != FLYING: continue
             out[n, 0], out[n, 1], out[n, 2] = q.x - TAIL*q.vx, q.y - TAIL*q.vy, q.z - TAIL*q.vz
-            out[n, 3], out[n, 4], out[n, 5], out[n, 6], out[n, 7] = q.x, q.y, q.z, m.team, q.weapon
+            out[n, 3], out[n, 4], out[n, 5] = q.x, q.y, q.z
+            what[n, 0], what[n, 1] = m.team, q.weapon
             n += 1
     return n
 
@@ -265,6 +267,22 @@ def draw_mechs(mech, classes,  # MECH [N], CLASS [4]
         marks[i, 0], marks[i, 1], marks[i, 2] = alive, m.down > 0, m.shut != 0
         ecm[i] = m.ecm if alive else 0
         known[i] = m.known | mates[m.team] if alive else np.uint64(0)
+
+# %% ../../nbs/25_battle.ipynb #e9bbdce8
+@kernel
+def draw_game(world, cloud,     # WORLD [1], CLOUD [N]
+              numbers, zone,    # int32 [3]: tick, who holds the zone, events; float32 [5]: x y r, scores
+              smoke):           # float32 [N,3]
+    "Write what a frame says of the game; returns how many clouds stand"
+    g, n = world[0], 0
+    numbers[0], numbers[1], numbers[2] = g.tick, g.holder, g.noted
+    zone[0], zone[1], zone[2], zone[3], zone[4] = g.zone_x, g.zone_y, g.zone_r, g.score0, g.score1
+    for k in range(len(cloud)):
+        c = cloud[k]
+        if c.left <= 0: continue
+        smoke[n, 0], smoke[n, 1], smoke[n, 2] = c.x, c.y, c.z
+        n += 1
+    return n
 
 # %% ../../nbs/25_battle.ipynb #2d888aac
 @kernel
@@ -290,7 +308,7 @@ class MechOpening(Opening):
     arms: float = Field(ge=0, le=1)                  # scripts fire with this share of their chance
     map: Recipe
 
-# %% ../../nbs/25_battle.ipynb #25039ed7
+# %% ../../nbs/25_battle.ipynb #3f07f9c7
 class MechWorld(World):
     "Battles of two teams of mechs; see the contract in `echelon.world.World`"
     config: EnvConfig
@@ -473,24 +491,21 @@ class MechWorld(World):
 
     def frame(self, w: int) -> dict[str, np.ndarray]:
         "What a viewer needs of world `w`; the names are those of `echelon.world`"
-        g, N = self.game_arrays, self.spec.num_agents
-        world, m = g.world[w].item(), g.mech[w]
-        world = dict(zip(g.world.dtype.names, world))
+        g, N, m = self.game_arrays, self.spec.num_agents, self.game_arrays.mech[w]
+        numbers, zone, smoke = np.empty(3, np.int32), np.empty(5, np.float32), np.empty((N, 3), np.float32)
+        clouds = draw_game(g.world[w:w + 1], g.cloud[w], numbers, zone, smoke)
         body, marks = np.empty((N, 9), np.float32), np.empty((N, 3), np.bool_)
         ecm, known = np.empty(N, np.uint8), np.empty(N, np.uint64)
         draw_mechs(m, g.classes, body, marks, ecm, known)
-        rays = np.empty((12*N, 8), np.float32)
-        rays = rays[:draw_shots(m, g.shot[w], g.classes, rays)].copy()
-        event, change = g.event[w, :world['noted']], g.changes[w, :g.changed[w, 0]]
+        rays, what = np.empty((12*N, 6), np.float32), np.empty((12*N, 2), np.int32)
+        fired = draw_shots(m, g.shot[w], g.classes, rays, what)
+        what = what[:fired].copy()
+        event, change = g.event[w, :numbers[2]], g.changes[w, :g.changed[w, 0]]
         events, changes = np.empty((len(event), 7), np.float32), np.empty((len(change), 4), np.uint8)
         draw_lists(event, change, events, changes)
-        smoke = g.cloud[w][g.cloud[w]['left'] > 0]
-        return dict(tick=np.int32(world['tick']), pos=body[:, :3], heading=body[:, 3:5], half=self.half,
+        return dict(tick=numbers[0], pos=body[:, :3], heading=body[:, 3:5], half=self.half,
                     team=self.team, kind=self.kind, alive=marks[:, 0], hp=body[:, 5], heat=body[:, 6],
                     fallen=marks[:, 1], shutdown=marks[:, 2], known=known, ecm=ecm, reach=body[:, 7],
-                    jam=body[:, 8], shots=rays[:, :6], shot_team=rays[:, 6].astype(np.int32),
-                    shot_kind=rays[:, 7].astype(np.int32),
-                    smoke=np.stack([smoke[n] for n in 'xyz'], -1),
-                    zone=np.array([world['zone_x'], world['zone_y'], world['zone_r']], np.float32),
-                    score=np.array([world['score0'], world['score1']], np.float32),
-                    control=np.int32(world['holder']), events=events, changes=changes)
+                    jam=body[:, 8], shots=rays[:fired].copy(), shot_team=what[:, 0], shot_kind=what[:, 1],
+                    smoke=smoke[:clouds], zone=zone[:3], score=zone[3:], control=numbers[1], events=events,
+                    changes=changes)

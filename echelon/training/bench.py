@@ -177,25 +177,31 @@ def landscape(seeds: int = 200, worlds: int = 64, repeats: int = 20) -> dict[str
     return dict(map_ms=1e3*median(maps), reset_us=1e6*median(resets)/worlds, lone_reset_us=1e6*median(lone),
                 world_bytes=owned(world))
 
-# %% ../../nbs/53_bench.ipynb #105f3478
-def recording_cost(worlds: int = 64, block: int = 20, blocks: int = 40, **config) -> float:
-    "How much longer stepping takes while one world is recorded: median ratio of neighbours, one thread"
+# %% ../../nbs/53_bench.ipynb #d13e967e
+def recording_cost(worlds: int = 64, block: int = 20, blocks: int = 80, **config) -> float:
+    "How much longer stepping takes while one world is recorded: ratio of neighbouring blocks, one thread"
     config = dict(observation_mode='partial', max_episode_seconds=60.) | config
     pair, before = [make('mech', worlds=worlds, seed=1, **config) for _ in range(2)], numba.get_num_threads()
-    actions, recorders = random_actions(pair[0]), [Recorder(pair[1])]
-    def took(world: World) -> float:
+    actions = random_actions(pair[0])
+    def took(world: World, seen: bool) -> float:
         start = perf_counter()
         for t in range(block):
+            if seen and not world.watchers: Recorder(world)
             world.step(actions[t % len(actions)])
-            if world is pair[1] and not world.watchers: recorders.append(Recorder(world))
         return perf_counter() - start
+    def ratio(plain: World, recorded: World) -> float:
+        "Median over half of the blocks; who goes first alternates"
+        times = []
+        for k in range(blocks//2):
+            turns = [(plain, False), (recorded, True)][::1 if k % 2 else -1]
+            times.append(dict((seen, took(world, seen)) for world, seen in turns))
+        recorded.watchers.clear()
+        return median(t[True]/t[False] for t in times)
     numba.set_num_threads(1)
     try:
-        for world in pair: took(world)  # compiles
-        times = [[took(world) for world in (pair if k % 2 else pair[::-1])][::1 if k % 2 else -1]
-                 for k in range(blocks)]
+        for world in pair: took(world, False)  # compiles
+        return float(np.sqrt(ratio(*pair)*ratio(*pair[::-1])))
     finally: numba.set_num_threads(before)
-    return median(seen/plain for plain, seen in times)
 
 # %% ../../nbs/53_bench.ipynb #8693bb17
 def training(updates: int = 20, **settings) -> list[dict]:
@@ -218,7 +224,7 @@ def processor() -> str:
     names = [line.partition(':')[2].strip() for line in lines if line.startswith('model name')]
     return names[0] if names else platform.processor() or platform.machine()
 
-# %% ../../nbs/53_bench.ipynb #0ea4bff2
+# %% ../../nbs/53_bench.ipynb #34eda9a5
 def bench(seconds: float = 1.,   # of one measurement of the simulation
           repeats: int = 5,      # rounds; medians count
           updates: int = 4,      # of training, a round
@@ -234,5 +240,5 @@ def bench(seconds: float = 1.,   # of one measurement of the simulation
                 melee_agent_steps_per_s=median(played['melee']),
                 env_decisions_per_s=None if None in played['names'] else median(played['names']),
                 train_agent_steps_per_s=median(t['rows_per_s'] for t in times), phases=shares(times),
-                recording=recording_cost(blocks=8*repeats), **landscape(seeds),
+                recording=recording_cost(blocks=16*repeats), **landscape(seeds),
                 machine=f'{processor()}, {threads_of()} threads, {versions}')

@@ -220,32 +220,34 @@ class Replay:
         "The game in a file"
         return load_replay(path)
 
-# %% ../../nbs/05_replay.ipynb #5aa08e37
+# %% ../../nbs/05_replay.ipynb #0bebd375
 def ends(counts: Any) -> np.ndarray:
     "Where each of so many rows begins, and behind the last: `int64 [n+1]`"
     return np.concatenate([[0], np.cumsum(np.asarray(counts, np.int64))])
 
 def edits_of(lists: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     "What changes along lists that only grow: which row, its new content, and where each list's edits begin"
-    rows, counts, last = [np.zeros(0, np.int32)], [], lists[0][:0]
-    for a in lists:
+    last, counts = lists[0][:0], np.zeros(len(lists), int)
+    rows, values = [np.zeros(0, np.int32)], [last]
+    for t, a in enumerate(lists):
+        if len(a) == len(last) and (a == last).all(): continue
         require(len(a) >= len(last), f'{len(a)} rows after {len(last)}: expected a list that only grows')
         old = np.flatnonzero((a[:len(last)] != last).any(tuple(range(1, a.ndim))))
-        rows.append(np.concatenate([old, np.arange(len(last), len(a))]).astype(np.int32))
-        counts.append(len(rows[-1])); last = a
-    values = [a[r] for a, r in zip(lists, rows[1:])]
+        edited = np.concatenate([old, np.arange(len(last), len(a))]).astype(np.int32)
+        rows.append(edited); values.append(a[edited])
+        counts[t], last = len(edited), a
     return np.concatenate(rows), np.concatenate(values), ends(counts)
 
 def sorted_out(frames: list[dict[str, Any]]) -> tuple[dict, dict, dict]:
     "Frames as the three kinds of arrays of a replay"
     fixed, ragged, edits = {}, {}, {}
     for name in frames[0]:
-        lists = [np.asarray(f[name]) for f in frames]
-        if lists[0].dtype.kind == 'f': lists = list(map(np.float32, lists))
+        lists = [f[name] for f in frames]
         if name in GROWING: edits[name] = edits_of(lists)
-        elif name in LISTS or len({a.shape for a in lists}) > 1:
+        elif np.ndim(lists[0]) == 0: fixed[name] = np.array(lists)
+        elif name in LISTS or len({len(a) for a in lists}) > 1:
             ragged[name] = np.concatenate(lists), ends([len(a) for a in lists])
-        else: fixed[name] = np.stack(lists)
+        else: fixed[name] = np.concatenate(lists).reshape(len(lists), *lists[0].shape)
     seen = lambda a: parts(whole(a)) if a.dtype.kind == 'f' else a
     return ({n: seen(a) for n, a in fixed.items()}, {n: (seen(a), s) for n, (a, s) in ragged.items()},
             {n: (r, seen(a), s) for n, (r, a, s) in edits.items()})
