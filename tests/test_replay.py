@@ -62,6 +62,14 @@ def fight():
 def file(fight, tmp_path_factory): return fight.save(tmp_path_factory.mktemp('replays')/'fight.replay')
 
 
+@pytest.fixture
+def threads():
+    "Puts back the number of threads after a test"
+    before = numba.get_num_threads()
+    yield
+    numba.set_num_threads(before)
+
+
 def sealed(data):
     "Bytes of a file with the right hash around whatever this is"
     body = lzma.compress(data, preset=0)
@@ -211,13 +219,13 @@ def test_a_digest_of_some_worlds_is_that_of_all():
 
 # it plays again, anywhere
 
-def test_a_game_of_a_curriculum_proves_alone_and_in_a_batch(tmp_path):
+def test_a_game_of_a_curriculum_proves_alone_and_in_a_batch(threads, tmp_path):
     "World 3 of 8, its third game; sizes, packs and arms are other ones when it opens, and again later"
     config = dict(world=dict(size=48, pool=2, refresh=2), packs_per_team=2, pack=(0, 1, 1, 0),
                   max_episode_seconds=6., observation_mode='partial')
     world = make('mech', worlds=8, seed=2, **config)
     world.control[3, ::2] = 1
-    act, before = chance(7), numba.get_num_threads()
+    act = chance(7)
     while world.game[3] < 1 or world.first[3]: world.step(act(world))
     world.set_sizes(32, 36); world.set_packs(1, 1); world.set_arms(.25)
     recorder = Recorder(world, 3)
@@ -228,13 +236,11 @@ def test_a_game_of_a_curriculum_proves_alone_and_in_a_batch(tmp_path):
     path, opening = recorder.replay.save(tmp_path/'third.replay'), recorder.replay.header['opening']
     assert (opening['game'], opening['sizes'], opening['packs'], opening['arms']) == (2, [32, 36], 1, .25)
     assert 32 <= len(recorder.replay.terrain) <= 36 and not recorder.replay.frames['alive'][0, 2]
-    try:
-        for threads in range(1, min(2, numba.config.NUMBA_NUM_THREADS) + 1):
-            numba.set_num_threads(threads)
-            for how in (dict(), dict(worlds=5, w=4), dict(worlds=2, w=1, heavy=True)):
-                verdict = verify(path, **how)
-                assert verdict.ok and not verdict.notes and verdict.digests, (threads, how, verdict)
-    finally: numba.set_num_threads(before)
+    for used in range(1, min(2, numba.config.NUMBA_NUM_THREADS) + 1):
+        numba.set_num_threads(used)
+        for how in (dict(), dict(worlds=5, w=4), dict(worlds=2, w=1, heavy=True)):
+            verdict = verify(path, **how)
+            assert verdict.ok and not verdict.notes and verdict.digests, (used, how, verdict)
 
 
 @pytest.mark.parametrize('name, config', [
@@ -256,7 +262,9 @@ def test_the_state_may_travel_after_every_tick(repeat):
 
 
 def battles(count, longest=40, worlds=(1, 3, 5)):
-    "Battles of chance, of scripts, and of both; the verdict of each, played again beside others"
+    """Battles of chance, of scripts, and of both; the verdict of each, played again beside others and on
+    another number of threads"""
+    most = min(2, numba.config.NUMBA_NUM_THREADS)
     kinds = 'chance', 'scripts', 'mixed'
     for k in range(count):
         optional = OPTIONS if k % 4 == 3 else {}
@@ -268,12 +276,14 @@ def battles(count, longest=40, worlds=(1, 3, 5)):
             world.control[:] = 1 + np.random.default_rng(k).integers(len(world.spec.scripts),
                                                                      size=world.control.shape)
         act = dict(chance=chance(k), scripts=None, mixed=mixed(world, k))[kinds[k % 3]]
+        numba.set_num_threads(1 + k % most)
         replay = record(world, act, w=k % W)
         W = worlds[(k + 1) % len(worlds)]
+        numba.set_num_threads(1 + k//2 % most)
         yield k, replay, verify(replay, worlds=W, w=k % W, heavy=k % 7 == 0)
 
 
-def test_battles_prove_themselves():
+def test_battles_prove_themselves(threads):
     deaths = 0
     for k, replay, verdict in battles(20):
         assert verdict.ok and verdict.decisions == len(replay) - 1, (k, verdict)
@@ -282,16 +292,10 @@ def test_battles_prove_themselves():
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize('threads', [1, 2])
 def test_five_hundred_battles_prove_themselves(threads, tmp_path):
-    before = numba.get_num_threads()
-    if threads > numba.config.NUMBA_NUM_THREADS: pytest.skip('this machine has one core')
-    numba.set_num_threads(threads)
-    try:
-        for k, replay, verdict in battles(250, longest=120, worlds=(1, 2, 4, 7)):
-            assert verdict.ok, (k, verdict)
-            alike(replay, load_replay(replay.save(tmp_path/'a.replay')))
-    finally: numba.set_num_threads(before)
+    for k, replay, verdict in battles(500, longest=120, worlds=(1, 2, 4, 7)):
+        assert verdict.ok, (k, verdict)
+        alike(replay, load_replay(replay.save(tmp_path/'a.replay')))
 
 
 # and nothing else passes for it
