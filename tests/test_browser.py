@@ -17,7 +17,7 @@ import plotly
 import pytest
 
 from echelon.view.replay import record
-from echelon.view.viewer import export
+from echelon.view.viewer import compare, export
 from echelon.world import make
 
 CHROMIUM = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
@@ -46,12 +46,19 @@ def replay():
     return record(world)
 
 
+def corridor(players=None):
+    "Three walkers, one of whom knows the way"
+    world = make('corridor', worlds=1, seed=3, autoreset=False, agents=3)
+    world.control[:] = 1 + world.spec.scripts.index('solver')
+    return record(world, players=players)
+
+
 def opened(context, path):
     "A tab with the player of a page; every error of the page fails the test"
     tab, faults = context.new_page(), []
     tab.on('pageerror', lambda e: faults.append(str(e)))
     tab.goto(path.as_uri())
-    tab.wait_for_function(f'() => {HERE}?.stage().drawn > 0', timeout=60_000)
+    tab.wait_for_function(f'() => {HERE}?.stage?.().drawn > 0', timeout=60_000)
     return tab, faults
 
 
@@ -99,17 +106,18 @@ def test_a_page_from_a_file_plays_without_a_network(browser, replay, tmp_path):
 
 
 def test_the_fog_hides_what_a_team_does_not_know(browser, replay, tmp_path):
-    "In every second of the battle the player hides exactly the mechs that nobody of the team knows"
+    "In every second it hides exactly the mechs that nobody of the team knows, or knew when they fell"
     context = browser.new_context(offline=True)
     tab, faults = opened(context, export(replay, tmp_path/'battle.html'))
     tab.select_option('select[aria-label="what is shown"]', label='what Red (recruit) knows')
-    hidden = 0
+    known, alive = (replay.frames[name] for name in ('known', 'alive'))
+    known, fell, hidden = np.bitwise_or.reduce(known[:, 10:], 1), alive.sum(0), 0
     for k in range(0, len(replay), 8):
         f = replay.frame(k)
         tab.evaluate(f'() => {HERE}.go({k*replay.header["spec"]["dt"] + 1e-4})')
         shown = tab.evaluate(f'() => {HERE}.shown()')
-        known = np.bitwise_or.reduce(f['known'][10:])
-        seen = {j for j in range(20) if f['team'][j] == 1 or int(known) >> j & 1}
+        then = [min(k, int(fell[j]) - 1) for j in range(20)]
+        seen = {j for j in range(20) if f['team'][j] == 1 or int(known[then[j]]) >> j & 1}
         assert set(shown) == seen
         hidden += 20 - len(shown)
     assert hidden > 0 and not faults
@@ -131,6 +139,85 @@ def test_in_space_the_land_is_never_touched(browser, replay, tmp_path):
     assert tab.evaluate(f'() => window.land === {stage}.data[0].x')
     assert tab.evaluate(f'() => {solids}.some((t, k) => t.x !== window.packs[k])')
     assert not faults
+    context.close()
+
+
+def test_a_flying_shot_moves_and_a_beam_flashes(browser, replay, tmp_path):
+    "At a frame the lines are those of the frame; before it, the same shots are farther back on their way"
+    context = browser.new_context(offline=True)
+    tab, faults = opened(context, export(replay, tmp_path/'battle.html'))
+    def shots(t):
+        lines = tab.evaluate(f'() => {{ {HERE}.go({t}); return {HERE}.shots(); }}')
+        return np.array(lines).reshape(-1, 7)
+    moved, dt = 0, replay.header['spec']['dt']
+    for k in range(8, len(replay) - 1, 5):
+        f = replay.frame(k)
+        flies, now = f['shot_age'] >= 0, shots(k*dt)
+        old = f['shot_age'] > .12                        # of the others the line is shorter yet
+        assert abs(now[:, 3:6] - f['shots'][:, 3:6]).max(initial=0) < .03
+        assert abs(now[old, :3] - f['shots'][old, :3]).max(initial=0) < .03
+        back = .1
+        before = shots(k*dt - back)
+        there = ~flies | (f['shot_age'] > back)          # fired by then
+        assert len(before) == there.sum()
+        way = (f['shots'][:, 3:6] - f['shots'][:, :3])/.12
+        tip = np.where(flies[:, None], f['shots'][:, 3:6] - back*way, f['shots'][:, 3:6])[there]
+        assert abs(before[:, 3:6] - tip).max(initial=0) < .2
+        moved += (flies & there).sum()
+    assert moved > 20 and not faults
+    context.close()
+
+
+def test_battles_of_other_players_and_worlds_side_by_side(browser, replay, tmp_path):
+    "One clock moves both; a curve that only one of them has leaves the other's empty"
+    walk = corridor(['<a href="https://example.org">me</a><b>bold</b>'])
+    page = tmp_path/'both.html'
+    page.write_text(f'<!doctype html><meta charset="utf-8">{compare([replay, walk]).html(offline=True)}')
+    context = browser.new_context(viewport=dict(width=1100, height=900), offline=True)
+    tab, faults = opened(context, page)
+    tab.select_option('select[aria-label="curves"]', label='reward of Blue')
+    tab.evaluate(f'() => {HERE}.go(3)')
+    times = tab.locator('.words b:first-child').all_inner_texts()
+    assert times == ['3.0 s', '3.0 s'] and not faults
+    tab.select_option('select[aria-label="curves"]', label='alive')
+    assert tab.locator('.curves a').count() == 0 and tab.locator('.echelon-replay img').count() == 0
+    assert '<b>bold' in tab.locator('.words').nth(1).inner_text()
+    context.close()
+
+
+def test_the_player_bears_what_readers_do(browser, tmp_path):
+    "Two players of one battle, double clicks, keys, a narrow window, a page that lets go and takes it back"
+    walk, page = corridor(), tmp_path/'two.html'
+    twice = walk.show(offline=True).html() + walk.show(at=2., speed=8., height=300).html()
+    page.write_text(f'<!doctype html><meta charset="utf-8">{twice}')
+    context = browser.new_context(viewport=dict(width=1000, height=1700), offline=True)
+    tab, faults = opened(context, page)
+    second = HERE.replace('querySelector', 'querySelectorAll').replace(').player', ')[1].player')
+    tab.wait_for_function(f'() => {second}?.stage?.().drawn > 0')
+    found = tab.evaluate(f'() => [{HERE}.at.t, {second}.at.t, {HERE}.at.speed, {second}.at.speed]')
+    assert found == [0, 2, 2, 8]
+
+    stage = tab.locator('.stage').first
+    for _ in range(3): stage.dblclick(position=dict(x=200, y=60))
+    wide = 'document.querySelector(".stage")._fullLayout.xaxis.range'
+    assert tab.evaluate(f'() => {wide}[1] - {wide}[0]') > 5
+    stage.click(position=dict(x=200, y=60))
+    tab.keyboard.press('ArrowRight')
+    assert tab.evaluate(f'() => {HERE}.at.t') == 1
+
+    tab.evaluate(f'() => {{ for (const on of [true, false, true, false, true]) {HERE}.play(on); }}')
+    start, t = time.monotonic(), tab.evaluate(f'() => {HERE}.at.t')
+    tab.wait_for_function(f'() => {HERE}.at.t > {t} + 4')
+    assert time.monotonic() - start > 1.5                 # twice as fast as the game, and not six times
+
+    tab.set_viewport_size(dict(width=500, height=1700))
+    tab.wait_for_function('() => document.querySelector(".stage")._fullLayout.width <= 500')
+    tab.evaluate('() => { window.root = document.querySelector(".echelon-replay"); window.root.remove(); }')
+    tab.wait_for_function('() => !window.root.player.at.playing'
+                          ' && !window.root.querySelector(".svg-container")')
+    tab.evaluate('() => document.body.prepend(window.root)')
+    tab.wait_for_function('() => window.root.querySelector(".stage canvas")')
+    assert tab.locator('.play').first.inner_text() == '▶ Play' and not faults
     context.close()
 
 
@@ -191,7 +278,7 @@ def test_it_plays_in_jupyterlab(browser, lab):
     tab.wait_for_function("""() => { const n = window.jupyterapp?.shell.currentWidget;
         return n?.sessionContext?.session?.kernel?.status === 'idle'; }""", timeout=120_000)
     tab.evaluate("() => window.jupyterapp.commands.execute('notebook:run-all-cells')")
-    tab.wait_for_function(f'() => {HERE}?.stage().drawn > 0', timeout=120_000)
+    tab.wait_for_function(f'() => {HERE}?.stage?.().drawn > 0', timeout=120_000)
     tab.click('.echelon-replay .play')
     tab.wait_for_function(f'() => {HERE}.at.t > 3', timeout=60_000)
     tab.click('.echelon-replay .play')

@@ -10,7 +10,7 @@ from echelon.draw import faces
 from echelon.sim.mech import KINDS
 from echelon.view.picture import extent, landscape, lit, still, tops
 from echelon.view.replay import record
-from echelon.view.viewer import EVENTS, SMOOTH, Show, battle, compare, crumbled, export, sides
+from echelon.view.viewer import EVENTS, SMOOTH, Show, battle, compare, crumbled, export
 from echelon.world import make
 
 
@@ -80,7 +80,7 @@ def test_marks_and_curves_tell_the_battle(replay, page):
     assert all(head['names'][i] in told for i in np.flatnonzero(alive[0] > alive[-1]))
     last = [s['y'][-1] for s in head['curves']['score']['series']]
     assert last == pytest.approx(a['score'][-1].tolist(), abs=.01)
-    assert {f'reward of {s}' for s in sides(replay)} | {'score', 'hit points', 'alive'} == set(head['curves'])
+    assert set(head['curves']) == {'score', 'hit points', 'alive', 'reward of Blue', 'reward of Red'}
 
 
 def test_voxels_that_fall_are_apart_from_the_land(replay, page):

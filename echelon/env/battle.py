@@ -206,7 +206,7 @@ def sayable(option: np.ndarray,   # OPTION [W,N], from anybody
             & (option['ordered'] >= -1) & (option['ordered'] < N))
     return bool(good.all() and ((slots >= -1) & (slots < N)).all() and (abs(comm) <= 1).all())
 
-# %% ../../nbs/25_battle.ipynb #7b375b55
+# %% ../../nbs/25_battle.ipynb #797983d1
 TAIL = np.float32(.12)  # s of its flight that a picture shows behind a shot
 
 @kernel(inline=True)
@@ -221,14 +221,15 @@ def beamed(mech, classes, i, struck, weapon, out, what, n):
     m, o = mech[i], mech[struck]
     middle_of(m, classes[m.kind], out[n])
     middle_of(o, classes[o.kind], out[n, 3:])
-    what[n, 0], what[n, 1] = m.team, weapon
+    what[n, 0], what[n, 1], out[n, 6] = m.team, weapon, np.float32(-1)
     return n + 1
 
 @kernel
 def draw_shots(mech,      # MECH [N]
                shot,      # SHOT [N,8]
                classes,   # CLASS [4]
-               out,       # float32 [12N,6]: from x y z, to x y z
+               weapons,   # WEAPON
+               out,       # float32 [12N,7]: from x y z, to x y z, s it has flown, −1 of a beam
                what):     # int32 [12N,2]: team, weapon
     "Write a line for each shot since the last decision; returns how many"
     n = 0
@@ -243,7 +244,8 @@ def draw_shots(mech,      # MECH [N]
             q = shot[i, s]
             if q.state != FLYING: continue
             out[n, 0], out[n, 1], out[n, 2] = q.x - TAIL*q.vx, q.y - TAIL*q.vy, q.z - TAIL*q.vz
-            out[n, 3], out[n, 4], out[n, 5] = q.x, q.y, q.z
+            weapon = weapons[q.weapon]
+            out[n, 3], out[n, 4], out[n, 5], out[n, 6] = q.x, q.y, q.z, weapon.range/weapon.speed - q.left
             what[n, 0], what[n, 1] = m.team, q.weapon
             n += 1
     return n
@@ -308,7 +310,7 @@ class MechOpening(Opening):
     arms: float = Field(ge=0, le=1)                  # scripts fire with this share of their chance
     map: Recipe
 
-# %% ../../nbs/25_battle.ipynb #3f07f9c7
+# %% ../../nbs/25_battle.ipynb #e3f1356d
 class MechWorld(World):
     "Battles of two teams of mechs; see the contract in `echelon.world.World`"
     config: EnvConfig
@@ -497,15 +499,15 @@ class MechWorld(World):
         body, marks = np.empty((N, 9), np.float32), np.empty((N, 3), np.bool_)
         ecm, known = np.empty(N, np.uint8), np.empty(N, np.uint64)
         draw_mechs(m, g.classes, body, marks, ecm, known)
-        rays, what = np.empty((12*N, 6), np.float32), np.empty((12*N, 2), np.int32)
-        fired = draw_shots(m, g.shot[w], g.classes, rays, what)
-        what = what[:fired].copy()
+        rays, what = np.empty((12*N, 7), np.float32), np.empty((12*N, 2), np.int32)
+        fired = draw_shots(m, g.shot[w], g.classes, g.weapons, rays, what)
+        rays, what = rays[:fired].copy(), what[:fired].copy()
         event, change = g.event[w, :numbers[2]], g.changes[w, :g.changed[w, 0]]
         events, changes = np.empty((len(event), 7), np.float32), np.empty((len(change), 4), np.uint8)
         draw_lists(event, change, events, changes)
         return dict(tick=numbers[0], pos=body[:, :3], heading=body[:, 3:5], half=self.half,
                     team=self.team, kind=self.kind, alive=marks[:, 0], hp=body[:, 5], heat=body[:, 6],
                     fallen=marks[:, 1], shutdown=marks[:, 2], known=known, ecm=ecm, reach=body[:, 7],
-                    jam=body[:, 8], shots=rays[:fired].copy(), shot_team=what[:, 0], shot_kind=what[:, 1],
-                    smoke=smoke[:clouds], zone=zone[:3], score=zone[3:], control=numbers[1], events=events,
-                    changes=changes)
+                    jam=body[:, 8], shots=rays[:, :6], shot_team=what[:, 0], shot_kind=what[:, 1],
+                    shot_age=rays[:, 6], smoke=smoke[:clouds], zone=zone[:3], score=zone[3:],
+                    control=numbers[1], events=events, changes=changes)

@@ -101,7 +101,7 @@ class Sheet:
         (a, b), r = self.at([x, y])[0], radius*self.scale
         self.pen.ellipse((a - r, b - r, a + r, b + r), fill, line, width)
 
-# %% ../../nbs/50_picture.ipynb #f715c317
+# %% ../../nbs/50_picture.ipynb #0c08e693
 def body(sheet, frame, i):
     "One row: its outline, its nose, and a bar of the hit points that are left"
     x, y = np.asarray(frame['pos'])[i, :2]
@@ -120,6 +120,10 @@ def body(sheet, frame, i):
         sheet.pen.rectangle((a - w, b + 2, a + w, b + 5), (29, 39, 49, 190))
         share = float(np.clip(frame['hp'][i], 0, 1))
         sheet.pen.rectangle((a - w, b + 2, a - w + 2*w*share, b + 5), '#4fbf67' if share > .5 else '#e2582b')
+    if 'heat' in frame:
+        (a, b), w = sheet.at([x, y - 1.2*half])[0], max(6, half*sheet.scale)
+        hot = float(np.clip(frame['heat'][i], 0, 1))
+        sheet.pen.line((a - w, b + 7, a - w + 2*w*hot, b + 7), '#ff8a1f', 2)
 
 # %% ../../nbs/50_picture.ipynb #aff2318b
 def caption(frame, seconds=None):
@@ -134,7 +138,7 @@ def caption(frame, seconds=None):
         int(np.ravel(frame['control'])[0]), 'nobody holds the zone'))
     return '    '.join(words)
 
-# %% ../../nbs/50_picture.ipynb #b9d552b0
+# %% ../../nbs/50_picture.ipynb #453cb992
 def still(frame,          # dict of `World.frame`
           terrain=None,   # [x, y, z] material codes; None: a flat world
           scale=8,        # pixels a unit of length
@@ -155,7 +159,10 @@ def still(frame,          # dict of `World.frame`
     for line, team in zip(frame.get('shots', ()), frame.get('shot_team', ())):
         for colour, width in (('#ffffff90', 4), (TEAM[int(team)], 2)):
             sheet.pen.line(sheet.at([line[:2], line[3:5]]), colour, width)
-    for x, y, *_ in frame.get('events', np.zeros((0, 7)))[:, 3:6]: sheet.disc(x, y, .8, '#ffb347b0')
+    for what, _, _, x, y, *_ in frame.get('events', ()):
+        if int(what) < 2: sheet.disc(x, y, (.8, 2.5)[int(what)], ('#ffb347b0', '#ff5a1fb0')[int(what)])
+    for (x, y, *_), reach in zip(frame['pos'], frame.get('reach', ())):
+        if reach > 0: sheet.disc(x, y, float(reach), line='#8d979f')
     for x, y, *_ in frame.get('smoke', ()): sheet.disc(x, y, 4, '#8d979f80')
     return captioned(sheet.image, caption(frame, seconds))
 
@@ -167,17 +174,19 @@ def captioned(image, words):
     ImageDraw.Draw(out).text((6, 4), words, INK, ImageFont.load_default(13))
     return out
 
-# %% ../../nbs/50_picture.ipynb #c06b8e86
+# %% ../../nbs/50_picture.ipynb #91281e38
 def stills(frames, terrain=None,
            dt=.25,     # seconds between frames
-           scale=6,    # pixels a unit of length
+           scale=None, # pixels a unit of length; default: some 400 pixels
            most=240):  # pictures at most
     "Pictures of a game from its beginning to its end, first and last among them"
-    under, box = None if terrain is None else landscape(terrain, scale), extent(frames, terrain)
+    box = extent(frames, terrain)
+    scale = scale or max(2, round(400/(box[2] - box[0])))
+    under = None if terrain is None else landscape(terrain, scale)
     kept = np.unique(np.linspace(0, len(frames) - 1, min(most, len(frames))).round().astype(int))
     for t in kept: yield still(frames[t], terrain, scale, t*dt, box, under)
 
-# %% ../../nbs/50_picture.ipynb #c77def97
+# %% ../../nbs/50_picture.ipynb #161cf6f7
 def write_film(path,        # ends with .gif or .mp4
                pictures,    # images of one size
                fps=16):     # pictures a second
@@ -187,16 +196,18 @@ def write_film(path,        # ends with .gif or .mp4
             f'film {str(path)!r}: expected a name that ends with .gif or .mp4')
     require(path.parent.is_dir(), f'folder {str(path.parent)!r}: expected it to exist')
     if path.suffix == '.gif':
-        first, *rest = [p.quantize(96) for p in pictures]
-        first.save(path, save_all=True, append_images=rest, duration=round(1000/fps), loop=0)
+        rest = (p.quantize(96) for p in pictures)
+        next(rest).save(path, save_all=True, append_images=rest, duration=round(1000/fps), loop=0)
         return path
     try: from imageio_ffmpeg import write_frames
     except ImportError:
         raise ValueError("film .mp4: needs imageio-ffmpeg, pip install 'echelon[video]'") from None
-    pictures = list(pictures)
-    size = tuple(n//2*2 for n in pictures[0].size)   # the codec wants even numbers
-    sink = write_frames(str(path), size, fps=fps, macro_block_size=2, quality=7)
-    sink.send(None)
-    for p in pictures: sink.send(np.asarray(p.crop((0, 0, *size))).tobytes())
+    sink = None
+    for p in pictures:
+        size = tuple(n//2*2 for n in p.size)   # the codec wants even numbers
+        if sink is None:
+            sink = write_frames(str(path), size, fps=fps, macro_block_size=2, quality=7)
+            sink.send(None)
+        sink.send(np.asarray(p.crop((0, 0, *size))).tobytes())
     sink.close()
     return path
