@@ -71,7 +71,7 @@ def living(frame):
     "Which rows live; where nobody can die, all"
     return np.asarray(frame.get('alive', np.ones(len(frame['pos']))), bool)
 
-# %% ../../nbs/50_picture.ipynb #6017ea21
+# %% ../../nbs/50_picture.ipynb #2a33f6fd
 def extent(frames,        # of one game
            terrain=None): # [x, y, z], or None where the world is flat
     "What a picture shows, as left, low, right, high: the whole map, or a little more than where anybody went"
@@ -79,9 +79,10 @@ def extent(frames,        # of one game
         x, y = (n/2 for n in terrain.shape[:2])
         return -x, -y, x, y
     at = np.concatenate([np.asarray(f['pos'])[:, :2] for f in frames])
-    left, low, right, high = *(at.min(0) - 1.5), *(at.max(0) + 1.5)
+    left, low = (at.min(0) - 1.5).tolist()
+    right, high = (at.max(0) + 1.5).tolist()
     grow = max(0., (right - left)/2.5 - (high - low))/2      # no picture is a mere stripe
-    return float(left), float(low - grow), float(right), float(high + grow)
+    return left, low - grow, right, high + grow
 
 # %% ../../nbs/50_picture.ipynb #4d73a729
 class Sheet:
@@ -138,7 +139,7 @@ def caption(frame, seconds=None):
         int(np.ravel(frame['control'])[0]), 'nobody holds the zone'))
     return '    '.join(words)
 
-# %% ../../nbs/50_picture.ipynb #453cb992
+# %% ../../nbs/50_picture.ipynb #dea4bf66
 def still(frame,          # dict of `World.frame`
           terrain=None,   # [x, y, z] material codes; None: a flat world
           scale=8,        # pixels a unit of length
@@ -154,7 +155,8 @@ def still(frame,          # dict of `World.frame`
     if 'zone' in frame:
         owner = int(np.ravel(frame['control'])[0]) if 'control' in frame else -1
         colour = {0: BLUE, 1: RED}.get(owner, GREY)
-        sheet.disc(*map(float, frame['zone']), fill=colour + '28', line=colour, width=2)
+        x, y, radius = map(float, frame['zone'])
+        sheet.disc(x, y, radius, colour + '28', colour, 2)
     for i in sorted(range(len(frame['pos'])), key=lambda i: living(frame)[i]): body(sheet, frame, i)
     for line, team in zip(frame.get('shots', ()), frame.get('shot_team', ())):
         for colour, width in (('#ffffff90', 4), (TEAM[int(team)], 2)):
