@@ -48,7 +48,6 @@ hooks: $(READY)  ## git: merge notebooks by cell, refuse a commit of notebooks t
 	@bash .ci/hooks "$(BIN)"
 
 browser: $(READY)  ## install Chromium for the tests that look at a page
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[browser]'
 	$(BIN)/playwright install --with-deps chromium
 
 $(READY): pyproject.toml constraints.txt

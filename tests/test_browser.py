@@ -1,6 +1,6 @@
 """The player in a real browser: a page from the file system without a network, and a live JupyterLab.
 
-They run where Chromium and Playwright are found (`make browser` installs both)."""
+They run where Chromium is found (`make browser` installs it)."""
 import json
 import os
 import secrets
@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import plotly
 import pytest
+from playwright.sync_api import sync_playwright
 
 from echelon.view.replay import record
 from echelon.view.viewer import compare, export
@@ -28,8 +29,7 @@ pytestmark = pytest.mark.browser
 
 @pytest.fixture(scope='module')
 def browser():
-    api = pytest.importorskip('playwright.sync_api', reason='playwright is not installed: make browser')
-    with api.sync_playwright() as p:
+    with sync_playwright() as p:
         bundled = Path(p.chromium.executable_path).exists()
         if not (CHROMIUM or bundled): pytest.skip('no Chromium on this machine: make browser')
         browser = p.chromium.launch(executable_path=None if bundled else CHROMIUM, args=FLAGS)

@@ -148,7 +148,6 @@ def test_wrong_wishes_are_one_line(walk, tmp_path, wrong, line):
 def test_films(walk, tmp_path):
     from PIL import Image
     with Image.open(export(walk, tmp_path/'walk.gif')) as gif: assert gif.n_frames == len(walk)
-    pytest.importorskip('imageio_ffmpeg', reason='films need the extra `video`')
     assert export(walk, tmp_path/'walk.mp4').read_bytes()[4:8] == b'ftyp'
 
 
