@@ -124,7 +124,8 @@ def test_the_fog_hides_what_a_team_does_not_know(browser, replay, tmp_path):
     context.close()
 
 
-def test_in_space_the_land_is_never_touched(browser, replay, tmp_path):
+def test_in_space_the_land_is_never_sent_again(browser, replay, tmp_path):
+    "Playing gives Plotly new numbers for the mechs, and none for the land"
     context = browser.new_context(viewport=dict(width=900, height=800), offline=True)
     tab, faults = opened(context, export(replay, tmp_path/'battle.html'))
     tab.select_option('select[aria-label="view"]', 'space')

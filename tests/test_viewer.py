@@ -8,8 +8,9 @@ import pytest
 
 from echelon.draw import faces
 from echelon.sim.mech import KINDS
+from echelon.training.evaluation import evaluate_vs_heuristic
 from echelon.view.picture import extent, landscape, lit, still, tops
-from echelon.view.replay import record
+from echelon.view.replay import record, verify
 from echelon.view.viewer import EVENTS, SMOOTH, Show, battle, compare, crumbled, export
 from echelon.world import make
 
@@ -104,6 +105,13 @@ def test_pages_are_small_and_always_the_same(replay):
     assert set(bundle) == {'text/html', 'text/plain'}
     assert 'Blue (heuristic) against Red (recruit)' in bundle['text/plain']
     assert 'widget' not in bundle['text/html']
+
+
+def test_an_examination_hands_over_its_first_game():
+    config = dict(world=dict(size=40, pool=1), pack=(0, 2, 0, 0), max_episode_seconds=10.)
+    result, game = evaluate_vs_heuristic('random', config, episodes=2, seeds=3, save_replay=True)
+    assert result.episodes == 2 and game.header['players'] == ['random', 'heuristic'] and verify(game).ok
+    assert evaluate_vs_heuristic('random', config, episodes=2, seeds=3)[1] is None
 
 
 def test_names_are_harmless(walk):

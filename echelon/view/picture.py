@@ -126,13 +126,13 @@ def body(sheet, frame, i):
         hot = float(np.clip(frame['heat'][i], 0, 1))
         sheet.pen.line((a - w, b + 7, a - w + 2*w*hot, b + 7), '#ff8a1f', 2)
 
-# %% ../../nbs/50_picture.ipynb #aff2318b
+# %% ../../nbs/50_picture.ipynb #bbfad355
 def caption(frame, seconds=None):
     "Time, score and how many still stand, as one line"
     alive = living(frame)
     team = np.asarray(frame.get('team', 0*alive))
     words = [] if seconds is None else [f'{seconds:.1f} s']
-    for t, name in enumerate(('Blue', 'Red')[:int(team.max()) + 1]):
+    for t, name in enumerate(('Blue', 'Red') if team.max() else ('Everybody',)):
         score = f"{frame['score'][t]:.0f} points, " if 'score' in frame else ''
         words.append(f"{name}: {score}{int((alive & (team == t)).sum())} alive")
     if 'control' in frame: words.append({0: 'Blue holds the zone', 1: 'Red holds the zone'}.get(

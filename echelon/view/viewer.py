@@ -6,10 +6,10 @@
 __all__ = ['UNIT', 'BANDS', 'GLASS', 'SHAPE', 'SIDES', 'CORNERS', 'TRIANGLES', 'LEVELS', 'HEATS', 'GIRTH', 'TEAMS', 'SMOOTH',
            'FONT', 'EVENTS', 'TAIL', 'READ', 'MOMENT', 'FOG', 'PAINT', 'BODY', 'FIRE', 'ABOVE', 'SPACE', 'SOLID',
            'PANEL', 'PLAYER', 'STYLE', 'CODE', 'PAGE', 'DOCUMENT', 'mix_colours', 'ground', 'panes', 'palette', 'blank',
-           'scene', 'space', 'whole', 'in_a_row', 'mechs', 'happenings', 'crumbled', 'sides', 'curves', 'marks',
+           'scene', 'space', 'shortened', 'in_a_row', 'mechs', 'happenings', 'crumbled', 'sides', 'curves', 'marks',
            'as_png', 'packed', 'battle', 'Show', 'show', 'compare', 'export']
 
-# %% ../../nbs/51_viewer.ipynb #01cbbb4b
+# %% ../../nbs/51_viewer.ipynb #3f34cded
 import gzip
 import hashlib
 import json
@@ -26,15 +26,14 @@ from tqdm import tqdm
 
 from ..core import require
 from ..draw import BLUE, COLOURS, EARTH, FLAT, INK, RED, TEAM, faces, mesh, rectangles, stored
-from .picture import OUTLINES, classes, extent, landscape, living, stills, write_film
+from .picture import OUTLINES, classes, extent, landscape, living, rgb, stills, write_film
 
 # %% ../../nbs/51_viewer.ipynb #24824033
 UNIT, BANDS, GLASS = 50, 4, 7   # of a voxel; shades of a material; code of what one sees through
 
-# %% ../../nbs/51_viewer.ipynb #02749f22
+# %% ../../nbs/51_viewer.ipynb #1a3ed953
 def mix_colours(a, b, share):
     "Between two `#rrggbb` colours"
-    rgb = lambda c: np.array([int(c[i:i + 2], 16) for i in (1, 3, 5)])
     return '#%02x%02x%02x' % tuple(np.round((1 - share)*rgb(a) + share*rgb(b)).astype(int))
 
 # %% ../../nbs/51_viewer.ipynb #4ebb7d99
@@ -114,8 +113,8 @@ def space(terrain,   # [x, y, z] material codes
                 girth=GIRTH, bright=[mix_colours(c, '#ffffff', .3) for c in TEAM],
                 corners=SHAPE.tolist(), triangles=TRIANGLES.tolist())
 
-# %% ../../nbs/51_viewer.ipynb #6800570f
-def whole(a, scale, kind):
+# %% ../../nbs/51_viewer.ipynb #75ea13d6
+def shortened(a, scale, kind):
     "Numbers as whole parts of 1/`scale`, at the ends of `kind` where they would not fit"
     ends = np.iinfo(kind)
     return np.clip(np.round(np.nan_to_num(np.asarray(a, float))*scale), ends.min, ends.max).astype(kind)
@@ -127,7 +126,7 @@ def in_a_row(lists,   # one array [k, width] a frame
     starts = np.cumsum([0, *map(len, lists)]).astype(np.int32)
     return np.concatenate([np.asarray(a, np.int16).reshape(-1, width) for a in lists]), starts
 
-# %% ../../nbs/51_viewer.ipynb #df147f19
+# %% ../../nbs/51_viewer.ipynb #a5e5d90e
 def mechs(frames, unit):
     "What the player knows of each row in each frame, `[T, N, …]`"
     n, all_of = len(frames[0]['pos']), lambda name, default: np.stack([f.get(name, default) for f in frames])
@@ -140,25 +139,26 @@ def mechs(frames, unit):
     flags = alive + 2*fallen + 4*shut + 8*(ecm == 1) + 16*(ecm == 2)
     eight = np.arange(-(-n//8), dtype=np.uint64)*np.uint64(8)
     known = all_of('known', np.zeros(n, np.uint64))[..., None] >> eight & np.uint64(255)
-    return dict(pos=whole(pos, unit, np.int16), nose=whole(all_of('heading', np.eye(2)[[0]*n]), 127, np.int8),
-                hp=whole(all_of('hp', zero + 1), 250, np.uint8),
-                heat=whole(all_of('heat', zero), 100, np.uint8),
-                flags=flags.astype(np.uint8), reach=whole(all_of('reach', zero), 1, np.uint8),
+    return dict(pos=shortened(pos, unit, np.int16),
+                nose=shortened(all_of('heading', np.eye(2)[[0]*n]), 127, np.int8),
+                hp=shortened(all_of('hp', zero + 1), 250, np.uint8),
+                heat=shortened(all_of('heat', zero), 100, np.uint8),
+                flags=flags.astype(np.uint8), reach=shortened(all_of('reach', zero), 1, np.uint8),
                 known=known.astype(np.uint8))
 
-# %% ../../nbs/51_viewer.ipynb #c6c6a9c4
+# %% ../../nbs/51_viewer.ipynb #739cf442
 def happenings(frames, ruins, unit):   # ruins: [k, 4] a frame: voxels that changed since the one before
     "Lists of changing length"
     def lines(f):
-        ends = whole(np.asarray(f.get('shots', np.zeros((0, 6)))).reshape(-1, 6), unit, np.int16)
+        ends = shortened(np.asarray(f.get('shots', np.zeros((0, 6)))).reshape(-1, 6), unit, np.int16)
         if not len(ends): return np.zeros((0, 8))
-        age = whole(f.get('shot_age', np.full(len(ends), -1)), 1000, np.int16)
+        age = shortened(f.get('shot_age', np.full(len(ends), -1)), 1000, np.int16)
         return np.column_stack([ends, f.get('shot_team', np.zeros(len(ends))), age])
     def events(f):
         e = np.asarray(f.get('events', np.zeros((0, 7))), float).reshape(-1, 7)
-        return np.column_stack([whole(e[:, :3], 1, np.int16), whole(e[:, 3:6], unit, np.int16)])
+        return np.column_stack([shortened(e[:, :3], 1, np.int16), shortened(e[:, 3:6], unit, np.int16)])
     lists = dict(shots=([lines(f) for f in frames], 8), events=([events(f) for f in frames], 6),
-                 smoke=([whole(f.get('smoke', []), unit, np.int16) for f in frames], 3), ruins=(ruins, 4))
+                 smoke=([shortened(f.get('smoke', []), unit, np.int16) for f in frames], 3), ruins=(ruins, 4))
     out = {}
     for name, (rows, width) in lists.items(): out[name], out[f'{name}_starts'] = in_a_row(rows, width)
     return out
