@@ -1,4 +1,8 @@
 "The silent killers of recurrent multi-agent learning, one test each: none of them raises an error by itself."
+import json
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -236,6 +240,85 @@ def test_chunks_start_from_the_memory_of_that_step():
     start = trainer.model.initial_state(4)
     with torch.no_grad(): _, memory = trainer.model.body(b.obs[:4], b.dones[:4], start)
     assert torch.allclose(b.state_h[1], memory.h[0], atol=1e-6) and (b.state_h[0] == 0).all()
+
+
+def test_a_vector_env_is_played_by_names_like_its_batch():
+    "Its batch opens no game by itself: the trainer does, and sees the very games that an autoreset would give"
+    from echelon.config import EnvConfig
+    from echelon.training.vec_env import VectorEnv
+    config = EnvConfig(world=dict(size=40, pool=1), max_episode_seconds=2.)
+    trainers, buffers = [], []
+    with VectorEnv(2, config) as envs:
+        batch = make('mech', worlds=2, seed=5, world=dict(size=40, pool=1), max_episode_seconds=2.)
+        for world, ids in ((batch, range(10)), (envs, [f'blue_{i}' for i in range(10)])):
+            real = getattr(world, 'world', world)
+            real.reset(seed=batch.seeds.copy())
+            torch.manual_seed(0)
+            model = ActorCriticLSTM(948, 9, 16, 16, real.spec)
+            trainer = PPOTrainer(model, PPOConfig(rollout_steps=20, update_epochs=1))
+            buffer, state = trainer.collect_rollout(world, ids)
+            trainers.append(trainer); buffers.append(buffer)
+    a, b = buffers
+    assert a.dones.sum() > 20 and torch.equal(a.dones, b.dones)      # games ended on the way
+    for name in ('obs', 'actions', 'rewards', 'advantages'):
+        assert torch.equal(getattr(a, name), getattr(b, name)), name
+    assert np.isfinite(list(trainers[1].update(b).values())).all()
+
+
+def test_a_central_critic_sees_mates_and_the_actor_does_not():
+    torch.manual_seed(0)
+    model = ActorCriticLSTM(7, 5, 16, 16, BLOCKS, team_size=2)
+    trainer = PPOTrainer(model, PPOConfig(rollout_steps=8, minibatch=8, update_epochs=2))
+    buffer, _ = trainer.collect_rollout(Clock(), ['a', 'b'])
+    mb = taken(buffer, 0, torch.arange(4))
+    logprobs, _, values = trainer._evaluate(mb)
+    assert (logprobs - buffer.logprobs).abs().max() < 1e-5
+    mb.obs[:, 1] += 1                                                 # what the mate of row 0 sees
+    other_logprobs, _, other_values = trainer._evaluate(mb)
+    assert torch.equal(logprobs[:, 0], other_logprobs[:, 0])
+    assert (values[:, 0] != other_values[:, 0]).any() and torch.equal(values[:, 2:], other_values[:, 2:])
+    assert np.isfinite(list(trainer.update(buffer).values())).all()
+    with pytest.raises(ValueError, match='rows = 2: expected whole teams of 10'):
+        ten = ActorCriticLSTM(7, 5, 16, 16, BLOCKS, team_size=10)
+        PPOTrainer(ten, PPOConfig(rollout_steps=2)).collect_rollout(Clock(worlds=1), ['a', 'b'])
+
+
+def test_vtrace_is_gae_while_the_policy_stands_still_and_differs_once_it_moves():
+    def improved(lr, epochs, vtrace):
+        torch.manual_seed(3)
+        trainer, b, _, _ = rollout(lr=lr, update_epochs=epochs, vtrace=vtrace, minibatch=8)
+        trainer.update(b)
+        return b, torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+    (b, one), (_, plain) = improved(1e-2, 1, True), improved(1e-2, 1, False)
+    assert torch.equal(one, plain)                                    # the first epoch has nothing to correct
+    assert (b.ratios <= 1).all() and (b.ratios[b.valid == 0] == 1).all()
+    still, _ = improved(1e-12, 3, True)
+    assert (still.ratios - 1).abs().max() < 1e-4
+    assert torch.allclose(still.returns, still.advantages + still.values, atol=1e-3)
+    moved, corrected = improved(1e-2, 3, True)
+    _, uncorrected = improved(1e-2, 3, False)
+    assert (moved.ratios < .999).any() and (corrected - uncorrected).abs().max() > 1e-4
+
+
+def test_schedules_fall_to_their_shares():
+    trainer, _, _, _ = rollout(lr=1e-2, lr_final=.1, ent_coef=.02, ent_final=.5)
+    for share, lr, bonus in ((0., 1e-2, .02), (.5, 5.5e-3, .015), (1., 1e-3, .01)):
+        trainer.progress(share)
+        assert abs(trainer.optimizer.param_groups[0]['lr'] - lr) < 1e-9
+        assert abs(trainer.ent_coef - bonus) < 1e-9
+
+
+def test_every_numbered_detail_stands_where_the_list_says():
+    nbs = Path(__file__).parents[1]/'nbs'
+    pages = {p.name[:2]: json.loads(p.read_text()) for p in nbs.glob('[0-9][0-9]_*.ipynb')}
+    def text(page, kind):
+        return '\n'.join(''.join(c['source']) for c in pages[page]['cells'] if c['cell_type'] == kind)
+    rows = re.findall(r'^\| (\d+) \| .+ \| (?:\[)?(\d\d)(?:\]\(.+\))? \|$', text('38', 'markdown'), re.M)
+    assert [int(n) for n, _ in rows] == list(range(1, len(rows) + 1)) and len(rows) > 20
+    for number, page in rows:
+        assert len(re.findall(rf'# \({number}\)', text(page, 'code'))) == 1, f'detail {number} on page {page}'
+    written = [n for page in pages for n in re.findall(r'# \((\d+)\)$', text(page, 'code'), re.M)]
+    assert sorted(map(int, written)) == list(range(1, len(rows) + 1))
 
 
 def test_before_the_first_step_the_ratio_is_one():

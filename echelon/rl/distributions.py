@@ -18,13 +18,13 @@ import torch.nn.functional as F
 from ..core import require
 from ..world import Block
 
-# %% ../../nbs/31_distributions.ipynb #e75b06e4
+# %% ../../nbs/31_distributions.ipynb #885cddea
 EDGE = 1 - 1e-6   # no stored stick position lies further out; artanh of it is 7.25
 
 def tanh_normal_logprob(mean: torch.Tensor, logstd: torch.Tensor,
                         action: torch.Tensor) -> torch.Tensor:  # in [-1, 1]
     "Log-density of each squeezed number; what lies beyond the edge is judged as the edge"
-    action = action.clamp(-EDGE, EDGE)
+    action = action.clamp(-EDGE, EDGE)  # (3)
     z = (torch.atanh(action) - mean)*torch.exp(-logstd)
     return -.5*z*z - logstd - .5*math.log(2*math.pi) - torch.log1p(-action*action)
 
@@ -44,13 +44,13 @@ def trigger_entropy(logit: torch.Tensor) -> torch.Tensor:
     "Entropy of each trigger in nats"
     return F.softplus(logit) - logit*torch.sigmoid(logit)
 
-# %% ../../nbs/31_distributions.ipynb #54e9a7f5
+# %% ../../nbs/31_distributions.ipynb #5d56dd20
 FORBIDDEN = -1e9
 
 def choice_logprobs(logits: torch.Tensor,             # [..., K]
                     allowed: torch.Tensor) -> torch.Tensor:  # bool [..., K]
     "Log-probabilities of all choices; those not allowed have probability 0"
-    return torch.log_softmax(torch.where(allowed, logits, FORBIDDEN), -1)
+    return torch.log_softmax(torch.where(allowed, logits, FORBIDDEN), -1)  # (4)
 
 # %% ../../nbs/31_distributions.ipynb #c66167e7
 def choice_entropy(logprobs: torch.Tensor,            # [..., K]
@@ -122,7 +122,7 @@ def layout_of(action_spec: Any,       # blocks, a world's spec, or None: all num
             f'action_dim = {action_dim}: expected {layout.action_dim}, as the blocks say')
     return layout
 
-# %% ../../nbs/31_distributions.ipynb #0eb5ebc0
+# %% ../../nbs/31_distributions.ipynb #eec363a2
 @dataclass
 class ActionDistribution:
     """The chance a policy gives to actions: `params [..., P]` from its head, `logstd` of the sticks, `mask
@@ -134,7 +134,7 @@ class ActionDistribution:
 
     def __post_init__(self):
         n, m = len(self.layout.sticks), len(self.layout.triggers)
-        self.logstd = self.logstd.clamp(LOGSTD_LOW, LOGSTD_HIGH)
+        self.logstd = self.logstd.clamp(LOGSTD_LOW, LOGSTD_HIGH)  # (2)
         self.mean, self.logit = self.params[..., :n], self.params[..., n:n + m]
         self.able = None if self.mask is None else self.mask[..., self.layout.trigger_masks]
         self.options, at = [], n + m

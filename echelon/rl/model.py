@@ -5,20 +5,21 @@
 # %% auto #0
 __all__ = ['orthogonal', 'cuts', 'remembered', 'ActorCriticLSTM', 'refresh', 'acting_copy']
 
-# %% ../../nbs/32_model.ipynb #a0535d5a
+# %% ../../nbs/32_model.ipynb #0bad0f56
 import copy
 from typing import Any
 
 import torch
 from torch import nn
 
+from ..core import require
 from .distributions import ActionDistribution, layout_of
 from .lstm_state import LSTMState, wiped, zero_state
 
-# %% ../../nbs/32_model.ipynb #3a46dc57
+# %% ../../nbs/32_model.ipynb #8da0a5b7
 def orthogonal(layer: nn.Linear, gain: float = 2**.5) -> nn.Linear:
     "The layer with orthogonal weights and zero bias"
-    nn.init.orthogonal_(layer.weight, gain)
+    nn.init.orthogonal_(layer.weight, gain)  # (1)
     nn.init.zeros_(layer.bias)
     return layer
 
@@ -27,7 +28,7 @@ def cuts(dones: torch.Tensor) -> list[int]:  # [T, B]
     "Steps at which a sequence has to be cut: 0, and every later one before which some row's game ended"
     return [0] + (torch.nonzero((dones[1:] != 0).any(1)).flatten() + 1).tolist()
 
-# %% ../../nbs/32_model.ipynb #2351b1c7
+# %% ../../nbs/32_model.ipynb #1b40d998
 def remembered(lstm: nn.LSTM,
                x: torch.Tensor,           # [T, B, F]
                dones: torch.Tensor,       # [T, B]
@@ -35,29 +36,35 @@ def remembered(lstm: nn.LSTM,
     "The LSTM over a sequence, its memory wiped wherever a row's game ended: `[T, B, H]` and the last state"
     starts, out = cuts(dones), []
     for a, b in zip(starts, [*starts[1:], len(x)]):
-        y, last = lstm(x[a:b], wiped(state, dones[a]))
+        y, last = lstm(x[a:b], wiped(state, dones[a]))  # (5)
         state = LSTMState(*last); out.append(y)
     return (out[0] if len(out) == 1 else torch.cat(out)), state
 
-# %% ../../nbs/32_model.ipynb #76121c94
+# %% ../../nbs/32_model.ipynb #2b6f0eb8
 class ActorCriticLSTM(nn.Module):
     """Encoder → LSTM → action head and critic.
 
-    `action_spec`: None (all dimensions are squashed Gaussians), a tuple of `Block`s or a `WorldSpec`."""
+    `action_spec`: None (all dimensions are squashed Gaussians), a tuple of `Block`s or a `WorldSpec`.
+    `team_size`: rows side by side that the critic sees together; 0: each its own."""
     obs_mean: torch.Tensor
     obs_std: torch.Tensor
+    scaled = 0                    # leading columns of an observation that come scaled, and stay as they are
 
     def __init__(self, obs_dim: int, action_dim: int, hidden_dim: int = 128, lstm_hidden_dim: int = 128,
-                 action_spec: Any = None):
+                 action_spec: Any = None, team_size: int = 0, encoder: nn.Module | None = None):
         super().__init__()
-        self.obs_dim, self.action_dim, self.lstm_hidden_dim = obs_dim, action_dim, lstm_hidden_dim
+        H = lstm_hidden_dim
+        self.obs_dim, self.action_dim, self.lstm_hidden_dim = obs_dim, action_dim, H
+        self.team_size = team_size
         self.layout = layout_of(action_spec, action_dim)
-        self.encoder = nn.Sequential(orthogonal(nn.Linear(obs_dim, hidden_dim)), nn.Tanh(),
-                                     orthogonal(nn.Linear(hidden_dim, hidden_dim)), nn.Tanh())
-        self.lstm = nn.LSTM(hidden_dim, lstm_hidden_dim)
-        self.actor_mean = orthogonal(nn.Linear(lstm_hidden_dim, self.layout.outputs), .01)
+        self.encoder = encoder or nn.Sequential(
+            orthogonal(nn.Linear(obs_dim, hidden_dim)), nn.Tanh(),
+            orthogonal(nn.Linear(hidden_dim, hidden_dim)), nn.Tanh())
+        self.lstm = nn.LSTM(hidden_dim, H)
+        self.actor_mean = orthogonal(nn.Linear(H, self.layout.outputs), .01)
         self.actor_logstd = nn.Parameter(torch.full((len(self.layout.sticks),), -.5))
-        self.critic = orthogonal(nn.Linear(lstm_hidden_dim, 1), 1.)
+        self.team = nn.Sequential(orthogonal(nn.Linear(2*H, H)), nn.Tanh()) if team_size else None
+        self.critic = orthogonal(nn.Linear(H, 1), 1.)
         self.register_buffer('obs_mean', torch.zeros(obs_dim))
         self.register_buffer('obs_std', torch.ones(obs_dim))
         self.scales_obs = False
@@ -79,23 +86,46 @@ class ActorCriticLSTM(nn.Module):
         y, state = remembered(self.lstm, x, dones, LSTMState(*(s.to(own) for s in state)))
         return y.float(), state
 
-    def heads(self, y: torch.Tensor, action_mask: torch.Tensor | None = None) -> tuple[ActionDistribution,
-        torch.Tensor]:
-        "The distribution over actions, and the value `[...]`, in float32"
+    def flat(self, obs: Any) -> torch.Tensor:
+        "An observation as one tensor `[..., D]`"
+        return obs
+
+    def step(self, obs: Any, state: LSTMState, done: torch.Tensor) -> tuple[torch.Tensor, LSTMState]:
+        "What encoder and memory make of one step: float32 `[B, H]`, and the next state"
+        y, state = self.body(self.flat(obs)[None], done[None], state)
+        return y[0], state
+
+    def policy(self, y: torch.Tensor, action_mask: torch.Tensor | None = None) -> ActionDistribution:
+        "The distribution over actions, in float32"
+        with torch.autocast(y.device.type, enabled=False):  # (25)
+            return ActionDistribution(self.layout, self.actor_mean(y), self.actor_logstd, action_mask)
+
+    def value(self, y: torch.Tensor) -> torch.Tensor:
+        "The value `[...]`, in float32; with a central critic, of whole teams only"
         with torch.autocast(y.device.type, enabled=False):
-            return (ActionDistribution(self.layout, self.actor_mean(y), self.actor_logstd, action_mask),
-                    self.critic(y)[..., 0])
+            if n := self.team_size:
+                require(y.shape[-2] % n == 0, f'rows = {y.shape[-2]}: expected whole teams of {n}')
+                teams = y.unflatten(-2, (-1, n))
+                mates = teams.mean(-2, keepdim=True).expand_as(teams)
+                y = self.team(torch.cat([teams, mates], -1)).flatten(-3, -2)
+            return self.critic(y)[..., 0]
 
-    def get_value(self, obs: torch.Tensor, state: LSTMState, done: torch.Tensor) -> torch.Tensor:
+    def get_value(self, obs: Any, state: LSTMState, done: torch.Tensor) -> torch.Tensor:
         "The value `[B]` of an observation `[B, D]`"
-        return self.heads(self.body(obs[None], done[None], state)[0][0])[1]
+        return self.value(self.step(obs, state, done)[0])
 
-    def act(self, obs, state, done, action_mask=None, greedy: bool = False):
+    def decide(self, obs, state, done, action_mask=None, greedy: bool = False):
+        "One step of somebody who only plays: action `[B, A]` and next state, each row from its own view"
+        y, state = self.step(obs, state, done)
+        distribution = self.policy(y, action_mask)
+        return distribution.mode() if greedy else distribution.sample(), state
+
+    def act(self, obs, state, done, action_mask=None):
         "One step without the entropy: action `[B, A]`, logprob and value `[B]`, next state"
-        y, state = self.body(obs[None], done[None], state)
-        distribution, value = self.heads(y[0], action_mask)
-        action = distribution.mode() if greedy else distribution.sample()
-        return action, distribution.logprob(action), value, state
+        y, state = self.step(obs, state, done)
+        distribution = self.policy(y, action_mask)
+        action = distribution.sample()
+        return action, distribution.logprob(action), self.value(y), state
 
     def get_action_and_value(self, obs, state, done, action=None, action_mask=None):
         """One step: `obs [B, D]`, `done [B]` (the row's game ended before this step: its memory is wiped
@@ -103,19 +133,19 @@ class ActorCriticLSTM(nn.Module):
 
         Gives action `[B, A]` (drawn, or the one handed in), logprob, entropy and value `[B]`, and the next
         state."""
-        y, state = self.body(obs[None], done[None], state)
-        distribution, value = self.heads(y[0], action_mask)
+        y, state = self.step(obs, state, done)
+        distribution = self.policy(y, action_mask)
         if action is None: action = distribution.sample()
-        return action, distribution.logprob(action), distribution.entropy(), value, state
+        return action, distribution.logprob(action), distribution.entropy(), self.value(y), state
 
     def evaluate_actions_sequence(self, obs, actions, dones, init_state, action_mask=None):
         """A whole sequence: `obs [T, B, D]`, `actions [T, B, A]`, `dones [T, B]`, masks `[T, B, M]`.
 
         Gives logprobs, entropies and values `[T, B]`, and the last state: what `T` single steps would have
         given."""
-        y, state = self.body(obs, dones, init_state)
-        distribution, values = self.heads(y, action_mask)
-        return distribution.logprob(actions), distribution.entropy(), values, state
+        y, state = self.body(self.flat(obs), dones, init_state)
+        distribution = self.policy(y, action_mask)
+        return distribution.logprob(actions), distribution.entropy(), self.value(y), state
 
 # %% ../../nbs/32_model.ipynb #2e966d4a
 def refresh(actor: ActorCriticLSTM, model: ActorCriticLSTM) -> ActorCriticLSTM:

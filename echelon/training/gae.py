@@ -10,26 +10,29 @@ import numpy as np
 
 from ..core import kernel
 
-# %% ../../nbs/36_gae.ipynb #2e1743c8
+# %% ../../nbs/36_gae.ipynb #21ebbe78
 def gae_reference(rewards, values, dones, next_value, next_done, gamma: float, gae_lambda: float,
-                  bootstrap=None) -> np.ndarray:
+                  bootstrap=None, ratios=None) -> np.ndarray:
     """Advantages `[T, N]`, as the formula reads; `rewards`, `values`, `dones` `[T, N]`, `next_value`,
     `next_done` `[N]`"""
     later_value = np.concatenate([values[1:], next_value[None]])
     goes_on = 1 - np.concatenate([dones[1:], next_done[None]])
     delta = rewards + gamma*later_value*goes_on + (0 if bootstrap is None else bootstrap) - values
-    advantage, out = np.zeros_like(next_value), np.zeros_like(delta)
+    likely = np.ones_like(delta) if ratios is None else ratios
+    later, out = np.zeros_like(next_value), np.zeros_like(delta)
     for t in reversed(range(len(delta))):
-        out[t] = advantage = delta[t] + gamma*gae_lambda*goes_on[t]*advantage
+        out[t] = delta[t] + gamma*gae_lambda*goes_on[t]*later
+        later = likely[t]*out[t]
     return out
 
-# %% ../../nbs/36_gae.ipynb #ea4fcaa8
+# %% ../../nbs/36_gae.ipynb #d20acda6
 @kernel
 def gae(rewards, values, dones,      # [T, N]
         next_value, next_done,       # [N]
         bootstrap,                   # [T, N], γ·V(final obs) where a game was cut after step t, else 0
         gamma, gae_lambda,
-        advantages):                 # [T, N], written
+        advantages,                  # [T, N], written
+        ratios):                     # [T, N], 1 for plain GAE; see V-trace below
     "Generalized advantage estimation in place"
     T, N = rewards.shape
     for t in range(T - 1, -1, -1):
@@ -37,6 +40,6 @@ def gae(rewards, values, dones,      # [T, N]
             last = t == T - 1
             goes_on = 1 - (next_done[i] if last else dones[t + 1, i])
             later_value, later = (next_value[i] if last else values[t + 1, i],
-                                  0. if last else advantages[t + 1, i])
+                                  0. if last else ratios[t + 1, i]*advantages[t + 1, i])
             delta = rewards[t, i] + gamma*later_value*goes_on + bootstrap[t, i] - values[t, i]
-            advantages[t, i] = delta + gamma*gae_lambda*goes_on*later
+            advantages[t, i] = delta + gamma*gae_lambda*goes_on*later  # (11)

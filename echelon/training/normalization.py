@@ -66,10 +66,10 @@ class ReturnNormalizer(RunningMeanStd):
         "Back to the game's own units"
         return x*self._like(x, self.std) + self._like(x, self.mean)
 
-# %% ../../nbs/35_normalization.ipynb #752f0817
+# %% ../../nbs/35_normalization.ipynb #22fa0703
 def keep_opinion(critic: nn.Linear, before: tuple[float, float], after: tuple[float, float]) -> None:
     "Change the last layer so that its denormalised output stays the same; scales as (mean, std)"
     (m, s), (n, r) = before, after
     with torch.no_grad():
         critic.weight *= s/r
-        critic.bias.copy_((s*critic.bias + m - n)/r)
+        critic.bias.copy_((s*critic.bias + m - n)/r)  # (13)

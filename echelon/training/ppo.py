@@ -24,11 +24,12 @@ from .normalization import ReturnNormalizer, RunningMeanStd, keep_opinion
 from .rollout import RolloutBuffer, taken
 from ..world import World
 
-# %% ../../nbs/38_ppo.ipynb #24845989
+# %% ../../nbs/38_ppo.ipynb #0823fd6a
 class PPOConfig(Strict):
     "The numbers of PPO"
     lr: float = Field(3e-4, gt=0)                     # of Adam
     lr_final: float = Field(1., ge=0, le=1)           # share of `lr` left at the last update
+    ent_final: float = Field(1., ge=0, le=1)          # share of `ent_coef` left at the last update
     gamma: float = Field(.99, ge=0, le=1)             # what a reward one decision later is worth
     gae_lambda: float = Field(.95, ge=0, le=1)
     clip_coef: float = Field(.2, gt=0)
@@ -42,6 +43,7 @@ class PPOConfig(Strict):
     chunk_steps: int = Field(0, ge=0)
     minibatch: int = Field(5120, ge=1)                # samples, about
     target_kl: float = Field(0., ge=0)                # stop the epochs beyond it; 0 never does
+    vtrace: bool = False                              # correct advantages from the second epoch on
     normalize_advantage: bool = True
     normalize_returns: bool = True
     normalize_obs: bool = False                       # for worlds that do not scale their own
@@ -52,14 +54,15 @@ class PPOConfig(Strict):
         "Steps of a sequence"
         return self.chunk_steps or max(c for c in range(1, 65) if self.rollout_steps % c == 0)
 
-# %% ../../nbs/38_ppo.ipynb #45159fa9
+# %% ../../nbs/38_ppo.ipynb #da7f4748
 def policy_loss(logprob, old_logprob, advantage,
                 weight,         # of each step; they sum to 1
                 clip: float) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     "PPO's clipped loss over the weighted steps, and what to watch"
-    log_ratio = logprob - old_logprob
+    # an infinite ratio times a weight of 0 would be NaN
+    log_ratio = torch.where(weight > 0, logprob - old_logprob, 0).clamp(-20, 20)
     ratio = log_ratio.exp()
-    loss = (torch.max(-advantage*ratio, -advantage*ratio.clamp(1 - clip, 1 + clip))*weight).sum()  # (5)
+    loss = (torch.max(-advantage*ratio, -advantage*ratio.clamp(1 - clip, 1 + clip))*weight).sum()  # (16)
     with torch.no_grad():
         info = dict(approx_kl=((ratio - 1 - log_ratio)*weight).sum(),
                     clip_fraction=(((ratio - 1).abs() > clip)*weight).sum())
@@ -87,7 +90,7 @@ def flat_rows(world: World,
     rows = np.broadcast_to(rows, (world.spec.num_worlds, rows.shape[-1]))
     return torch.from_numpy((rows + N*np.arange(world.spec.num_worlds)[:, None]).ravel().copy())
 
-# %% ../../nbs/38_ppo.ipynb #9cc71a36
+# %% ../../nbs/38_ppo.ipynb #5254c8d3
 class Seat:
     "A policy at its rows of a world: what it sees, where it writes, what it remembers"
 
@@ -110,10 +113,10 @@ class Seat:
         "Decide for the rows and write their actions into the world"
         done, mask = self.first[self.world_of].float(), self.masks[self.rows]
         with torch.no_grad():
-            sent, _, _, self.state = self.actor.act(self.obs[self.rows], self.state, done, mask, self.greedy)
+            sent, self.state = self.actor.decide(self.obs[self.rows], self.state, done, mask, self.greedy)
         self.action[self.rows] = sent
 
-# %% ../../nbs/38_ppo.ipynb #f8b29248
+# %% ../../nbs/38_ppo.ipynb #d404131b
 class PPOTrainer:
     "Collects rollouts with a model and improves it"
 
@@ -123,16 +126,18 @@ class PPOTrainer:
         self.total = total or (lambda x: 1)
         self.dtype = torch.bfloat16 if config.bf16 else torch.float32
         self.actor = acting_copy(model, self.dtype)
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, eps=1e-5)  # (1)
+        self.ent_coef = config.ent_coef
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, eps=1e-5)  # (20)
         self.scale, self.obs_scale = ReturnNormalizer(), RunningMeanStd((model.obs_dim,))
         self.buffer: RolloutBuffer | None = None
         self.seconds = dict(simulate=0., infer=0., learn=0.)
         self.seen = self.obs_scale.moments(np.zeros((0, model.obs_dim)))
 
     def progress(self, share: float) -> None:
-        "Set the learning rate for the share of the training that is done"
-        rate = self.config.lr*(1 - share*(1 - self.config.lr_final))  # (2)
-        for group in self.optimizer.param_groups: group['lr'] = rate
+        "Set learning rate and entropy bonus for the share of the training that is done"
+        c, left = self.config, lambda start, final: start*(1 - share*(1 - final))  # (21)
+        self.ent_coef = left(c.ent_coef, c.ent_final)
+        for group in self.optimizer.param_groups: group['lr'] = left(c.lr, c.lr_final)
 
     def _space(self, seat: Seat) -> RolloutBuffer:
         "The buffer for this seat, made once and filled again at every rollout"
@@ -143,38 +148,43 @@ class PPOTrainer:
             self.buffer = RolloutBuffer.create(*shape, spec.action_dim, self.device, spec.mask_dim,
                                                self.model.lstm_hidden_dim, c.chunk, N//spec.num_worlds,
                                                self.dtype)
-        self.buffer.bootstrap.zero_()
+        self.buffer.bootstrap.zero_(); self.buffer.ratios.fill_(1)
         return self.buffer
 
     @torch.no_grad()
-    def collect_rollout(self, vec_env: World, agent_ids: Any, lstm_state: LSTMState | None = None,
+    def collect_rollout(self, vec_env: Any,              # a `World`, or what holds one as `world`
+                        agent_ids: Any, lstm_state: LSTMState | None = None,
                         opponents: tuple[Seat, ...] = ()) -> tuple[RolloutBuffer, LSTMState]:
         """Play `rollout_steps` decisions with the rows `agent_ids`; the buffer is filled again by the next
         call"""
-        seat = Seat(refresh(self.actor, self.model), vec_env, agent_ids, lstm_state)
+        world: World = getattr(vec_env, 'world', vec_env)
+        if (world.game < 0).any(): world.reset(worlds=world.game < 0)
+        seat = Seat(refresh(self.actor, self.model), world, agent_ids, lstm_state)
         b, rows, start, simulated = self._space(seat), seat.rows, perf_counter(), 0.
         for t in range(self.config.rollout_steps):
-            if t % b.chunk_steps == 0:
+            if t % b.chunk_steps == 0:  # (6)
                 b.state_h[t//b.chunk_steps], b.state_c[t//b.chunk_steps] = seat.state.h[0], seat.state.c[0]
-            b.obs[t], b.masks[t], b.valid[t] = seat.obs[rows], seat.masks[rows], seat.alive[rows]
+            b.obs[t], b.masks[t], b.valid[t] = seat.obs[rows], seat.masks[rows], seat.alive[rows]  # (8)
             b.dones[t] = seat.first[seat.world_of]
             decided = seat.actor.act(b.obs[t], seat.state, b.dones[t], b.masks[t])
-            b.actions[t], b.logprobs[t], b.values[t], seat.state = decided
+            b.actions[t], b.logprobs[t], b.values[t], seat.state = decided  # (7)
             seat.action[rows] = b.actions[t].cpu()
             for other in opponents: other.act()
-            simulated -= perf_counter(); vec_env.step(); simulated += perf_counter()
+            simulated -= perf_counter(); world.step(); simulated += perf_counter()
             b.rewards[t] = seat.reward[rows]
-            if vec_env.truncated.any(): self._bootstrap(b, t, seat)
+            if world.truncated.any(): self._bootstrap(b, t, seat)
+            if not world.autoreset and (over := world.terminated | world.truncated).any():
+                world.reset(worlds=over)
         last = seat.first[seat.world_of].float().to(self.device)
         next_value = seat.actor.get_value(seat.obs[rows].to(self.device), seat.state, last)
-        for x in (b.values, next_value): x.copy_(self.scale.denormalize(x))
-        b.compute_gae(next_value, last, self.config.gamma, self.config.gae_lambda)  # (3)
+        for x in (b.values, next_value): x.copy_(self.scale.denormalize(x))  # (10)
+        b.compute_gae(next_value, last, self.config.gamma, self.config.gae_lambda)
         if self.config.normalize_obs: self.seen = self.obs_scale.moments(b.obs[b.valid > 0].float())
         self.seconds['simulate'], self.seconds['infer'] = simulated, perf_counter() - start - simulated
         return b, seat.state
 
     def _bootstrap(self, b: RolloutBuffer, t: int, seat: Seat) -> None:
-        "γ times the value of the last observation, for the rows whose game was cut"
+        "γ times the value of the last observation, for the rows whose game was cut"  # (9)
         cut = torch.nonzero(seat.truncated[seat.world_of])[:, 0]
         state = LSTMState(*(s[:, cut] for s in seat.state))
         last, going = (seat.final_obs[seat.rows[cut]].to(self.device),
@@ -183,7 +193,7 @@ class PPOTrainer:
         b.bootstrap[t, cut] = self.config.gamma*self.scale.denormalize(value)
 
     def minibatches(self, b: RolloutBuffer):
-        "Chunks and rows of whole groups, in random order"  # (9)
+        "Chunks and rows of whole groups, in random order"  # (14)
         T, N = b.rewards.shape
         parts = max(1, round(b.chunk_steps*N/self.config.minibatch))
         todo = []
@@ -197,17 +207,18 @@ class PPOTrainer:
         "The loss of PPO over a buffer `[T, N]` (`new_values` as the critic puts them out), and what to watch"
         c, valid = self.config, buffer.valid
         advantage = buffer.advantages
-        sums = torch.stack([x.sum() for x in (valid, advantage*valid, advantage.square()*valid)]).double()
+        seen, count = advantage.double(), valid.double()    # in float32 squares would swallow the spread
+        sums = torch.stack([x.sum() for x in (count, seen*count, seen.square()*count)])
         ranks = self.total(sums)
         n = sums[0].clamp(min=1)
         mean, weight = sums[1]/n, valid/(n/ranks).float()
         std = (sums[2]/n - mean.square()).clamp(min=0).sqrt()
-        if c.normalize_advantage: advantage = (advantage - mean.float())/(std.float() + 1e-8)  # (4)
+        if c.normalize_advantage: advantage = (advantage - mean.float())/(std.float() + 1e-8)  # (15)
         pg_loss, info = policy_loss(new_logprobs, buffer.logprobs, advantage, weight, c.clip_coef)
-        target, old = self.scale.normalize(buffer.returns), self.scale.normalize(buffer.values)
-        vf_loss = value_loss(new_values, old, target, c.clip_coef*c.clip_value)  # (6)
-        entropy = (new_entropies*weight).sum()  # (7)
-        loss = pg_loss - c.ent_coef*entropy + c.vf_coef*vf_loss
+        target, old = self.scale.normalize(buffer.returns), self.scale.normalize(buffer.values)  # (12)
+        vf_loss = value_loss(new_values, old, target, c.clip_coef*c.clip_value)  # (17)
+        entropy = (new_entropies*weight).sum()  # (18)
+        loss = pg_loss - self.ent_coef*entropy + c.vf_coef*vf_loss
         parts = dict(loss=loss, pg_loss=pg_loss, vf_loss=vf_loss, entropy=entropy)
         return loss, {k: v.detach() for k, v in parts.items()} | info
 
@@ -221,7 +232,7 @@ class PPOTrainer:
         if ranks > 1:
             parts = (flat/ranks).split([p.numel() for p in params])
             for p, g in zip(params, parts): p.grad.copy_(g.view_as(p))
-        norm = nn.utils.clip_grad_norm_(params, self.config.max_grad_norm)  # (8)
+        norm = nn.utils.clip_grad_norm_(params, self.config.max_grad_norm)  # (19)
         self.optimizer.step()
         with torch.no_grad():  # beyond its bounds it would have no gradient, and never come back
             self.model.actor_logstd.clamp_(LOGSTD_LOW, LOGSTD_HIGH)
@@ -241,7 +252,7 @@ class PPOTrainer:
 
     def _rescale_obs(self) -> None:
         "Take the observations of the last rollout into their scale, after the update that used the old one"
-        mean, squares, count = self.seen
+        mean, squares, count = self.seen  # (24)
         sums = torch.from_numpy(np.stack([count + 0*mean, count*mean, squares + count*mean**2]))
         self.total(sums)
         if sums[0, 0] == 0: return
@@ -249,6 +260,7 @@ class PPOTrainer:
         self.obs_scale.merge(mean.numpy(), (sums[2] - n*mean**2).clamp(min=0).numpy(), float(n[0]))
         self.model.obs_mean.copy_(torch.from_numpy(self.obs_scale.mean))
         self.model.obs_std.copy_(torch.from_numpy(self.obs_scale.std))
+        self.model.obs_mean[:self.model.scaled], self.model.obs_std[:self.model.scaled] = 0, 1
         self.model.scales_obs = True
 
     def _evaluate(self, mb: RolloutBuffer):
@@ -259,29 +271,45 @@ class PPOTrainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
             return self.model.evaluate_actions_sequence(mb.obs, mb.actions, mb.dones, state, mask)[:3]
 
+    def _moved_on(self, b: RolloutBuffer, chunk: int, rows: torch.Tensor, logprobs, values) -> None:
+        "Note what the policy of now says of these steps: whom it would follow, and what it expects"
+        at = slice(chunk*b.chunk_steps, (chunk + 1)*b.chunk_steps)
+        ratio = (logprobs.detach() - b.logprobs[at, rows]).exp().clamp(max=1)
+        b.ratios[at, rows] = torch.where(b.valid[at, rows] > 0, ratio, 1)
+        b.values[at, rows] = self.scale.denormalize(values.detach())
+
+    def _epoch(self, buffer: RolloutBuffer) -> dict[str, torch.Tensor]:
+        "Every minibatch once: the mean of what there is to watch"
+        seen = []
+        for chunk, rows in self.minibatches(buffer):
+            mb = taken(buffer, chunk, rows)
+            logprobs, entropies, values = self._evaluate(mb)
+            loss, info = self._compute_losses(mb, logprobs, values, entropies)
+            info['grad_norm'] = self._descend(loss)
+            seen.append(torch.stack(list(info.values())).detach())
+            if self.config.vtrace: self._moved_on(buffer, chunk, rows, logprobs, values)
+        return dict(zip(info, torch.stack(seen).mean(0)))
+
     def update(self, buffer: RolloutBuffer) -> dict[str, float]:
         "Improve the model on a rollout; gives the mean of what there is to watch"
-        start, seen, epochs = perf_counter(), [], 0
-        if self.config.normalize_returns: self._rescale(buffer)
-        for _ in range(self.config.update_epochs):  # (10)
-            epoch = []
-            for chunk, rows in self.minibatches(buffer):
-                mb = taken(buffer, chunk, rows)
-                logprobs, entropies, values = self._evaluate(mb)
-                loss, info = self._compute_losses(mb, logprobs, values, entropies)
-                epoch.append(torch.stack([*info.values(), self._descend(loss)]).detach())
-            seen += epoch; epochs += 1
-            kl = torch.stack(epoch).mean(0)[list(info).index('approx_kl'), None].double()
+        start, c, seen = perf_counter(), self.config, []
+        variance = lambda x: x.var(correction=0)
+        left = variance(buffer.returns - buffer.values)/variance(buffer.returns).clamp(min=1e-8)
+        if c.normalize_returns: self._rescale(buffer)
+        for epoch in range(c.update_epochs):  # (22)
+            if epoch and c.vtrace:  # (23)
+                buffer.compute_gae(buffer.next_value, buffer.next_done, c.gamma, c.gae_lambda)
+            seen.append(self._epoch(buffer))
+            kl = seen[-1]['approx_kl'][None].double()
             ranks = self.total(kl)
-            if self.config.target_kl and float(kl)/ranks > self.config.target_kl: break
-        if self.config.normalize_obs: self._rescale_obs()
-        means = torch.stack(seen).mean(0).double()
+            if c.target_kl and float(kl)/ranks > c.target_kl: break
+        if c.normalize_obs: self._rescale_obs()
+        means = torch.stack([torch.stack(list(info.values())) for info in seen]).mean(0).double()
         ranks = self.total(means)
         means /= ranks
         self.seconds['learn'] = perf_counter() - start
-        left = (buffer.returns - buffer.values).var(
-            correction=0)/buffer.returns.var(correction=0).clamp(min=1e-8)
         logstd = self.model.actor_logstd.detach()
-        return dict(zip([*info, 'grad_norm'], means.tolist())) | dict(
-            explained_variance=1 - float(left), epochs=float(epochs), lr=self.optimizer.param_groups[0]['lr'],
+        return dict(zip(seen[0], means.tolist())) | dict(
+            explained_variance=1 - float(left), epochs=float(len(seen)),
+            lr=self.optimizer.param_groups[0]['lr'],
             valid_share=float(buffer.valid.mean()), logstd=float(logstd.mean()) if len(logstd) else 0.)

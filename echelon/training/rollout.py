@@ -13,7 +13,7 @@ import torch
 from ..core import require
 from .gae import gae, gae_reference
 
-# %% ../../nbs/37_rollout.ipynb #54055d64
+# %% ../../nbs/37_rollout.ipynb #efa46539
 @dataclass
 class RolloutBuffer:
     "`T` steps of `N` rows, with all that an update asks"
@@ -27,6 +27,9 @@ class RolloutBuffer:
     returns: torch.Tensor       # [T, N]
     valid: torch.Tensor         # [T, N], 1: counts in the policy loss
     bootstrap: torch.Tensor     # [T, N]
+    ratios: torch.Tensor        # [T, N], at most 1
+    next_value: torch.Tensor    # [N]
+    next_done: torch.Tensor     # [N]
     masks: torch.Tensor         # [T, N, M], true: allowed
     state_h: torch.Tensor       # [K, N, H], memory at the start of each chunk; H = 0: nothing remembered
     state_c: torch.Tensor       # [K, N, H]
@@ -45,7 +48,7 @@ class RolloutBuffer:
         zeros = lambda *shape, dtype=torch.float32: torch.zeros(shape, dtype=dtype, device=device)
         rows = {n: zeros(T, N) for n in 'logprobs rewards dones values advantages returns bootstrap'.split()}
         return cls(obs=zeros(T, N, obs_dim, dtype=obs_dtype), actions=zeros(T, N, action_dim),
-                   valid=zeros(T, N) + 1,
+                   valid=zeros(T, N) + 1, ratios=zeros(T, N) + 1, next_value=zeros(N), next_done=zeros(N),
                    masks=zeros(T, N, mask_dim, dtype=torch.bool) | True, state_h=zeros(T//chunk, N, lstm_dim),
                    state_c=zeros(T//chunk, N, lstm_dim), chunk_steps=chunk, group=group, **rows)
 
@@ -53,23 +56,26 @@ class RolloutBuffer:
                     gae_lambda: float) -> None:
         """Fill `advantages` and `returns` in place; `next_value`, `next_done` `[N]` belong to the step after
         the last"""
-        r, v, d, boot = (x.detach().cpu().numpy() for x in (self.rewards, self.values, self.dones,
-                                                            self.bootstrap))
-        last_v, last_d = next_value.detach().cpu().numpy(), next_done.to(self.rewards.dtype).cpu().numpy()
+        self.next_value.copy_(next_value.detach()); self.next_done.copy_(next_done)
+        r, v, d, last_v, last_d, boot, ratios = (
+            x.cpu().numpy() for x in (self.rewards, self.values, self.dones, self.next_value, self.next_done,
+                                      self.bootstrap, self.ratios))
         if self.rewards.device.type == 'cpu':
-            gae(r, v, d, last_v, last_d, boot, gamma, gae_lambda, self.advantages.numpy())
+            gae(r, v, d, last_v, last_d, boot, gamma, gae_lambda, self.advantages.numpy(), ratios)
         else:
             self.advantages.copy_(torch.from_numpy(gae_reference(r, v, d, last_v, last_d, gamma, gae_lambda,
-                                                                 boot)))
-        torch.add(self.advantages, self.values, out=self.returns)
+                                                                 boot, ratios)))
+        torch.mul(self.advantages, self.ratios, out=self.returns).add_(self.values)
 
-# %% ../../nbs/37_rollout.ipynb #4c9b42dc
+# %% ../../nbs/37_rollout.ipynb #d39e9da9
 def taken(b: RolloutBuffer,
           chunk: int,              # which chunk of steps
           rows: torch.Tensor) -> RolloutBuffer:  # [B] row numbers
     "A buffer of one chunk and some rows"
     at = slice(chunk*b.chunk_steps, (chunk + 1)*b.chunk_steps)
-    names = 'obs actions logprobs rewards dones values advantages returns valid bootstrap masks'.split()
+    steps = ('obs actions logprobs rewards dones values advantages returns valid bootstrap ratios '
+             'masks').split()
     state = {n: getattr(b, n)[chunk:chunk + 1].index_select(1, rows) for n in ('state_h', 'state_c')}
-    return RolloutBuffer(**{n: getattr(b, n)[at].index_select(1, rows) for n in names}, **state,
+    tail = {n: getattr(b, n).index_select(0, rows) for n in ('next_value', 'next_done')}
+    return RolloutBuffer(**{n: getattr(b, n)[at].index_select(1, rows) for n in steps}, **state, **tail,
                          chunk_steps=b.chunk_steps)
