@@ -77,9 +77,9 @@ def trainer_of(model, b=None, mean=0., std=1., **config):
     return trainer
 
 
-def ours(model, b, trainer, chunk=0):
+def ours(model, b, trainer):
     "Loss, parts and gradients, by the trainer's own ways"
-    mb = ppo.taken(b, chunk, torch.arange(b.rewards.shape[1]))
+    mb = ppo.taken(b, 0, torch.arange(b.rewards.shape[1]))
     logprobs, entropies, values = trainer._evaluate(mb)
     loss, parts = trainer._compute_losses(mb, logprobs, values, entropies)
     model.zero_grad(); loss.backward()

@@ -1,4 +1,4 @@
-"Silent killers planted on purpose: each one must be caught, by the number that it spoils."
+"Silent killers planted on purpose: each must be caught, and by a number that it spoils."
 from copy import copy
 from dataclasses import replace
 
