@@ -243,7 +243,7 @@ def test_chunks_start_from_the_memory_of_that_step():
 
 
 def test_a_vector_env_is_played_by_names_like_its_batch():
-    "Its batch opens no game by itself: the trainer does, and sees the very games that an autoreset would give"
+    "Its batch opens no game by itself: the trainer does, and sees the games that an autoreset would give"
     from echelon.config import EnvConfig
     from echelon.training.vec_env import VectorEnv
     config = EnvConfig(world=dict(size=40, pool=1), max_episode_seconds=2.)

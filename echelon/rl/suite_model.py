@@ -125,12 +125,13 @@ class CombatSuiteActorCritic(ActorCriticLSTM):
         "The observation as one tensor"
         return obs.flat() if isinstance(obs, SuiteObservation) else obs
 
-# %% ../../nbs/34_suite_model.ipynb #017ee711
+# %% ../../nbs/34_suite_model.ipynb #9559d034
 def compute_role_indices(num_agents: int,            # rows in all worlds together
                          num_envs: int,              # worlds
                          device: Any = 'cpu',
                          config: EnvConfig = EnvConfig()) -> torch.Tensor:
-    "The class of each row, int64 `[num_agents]`: 0 scout, 1 light, 2 medium, 3 heavy; rows of one or both teams"
+    """The class of each row, int64 `[num_agents]`: 0 scout, 1 light, 2 medium, 3 heavy; a world has the rows
+    of one team or of both"""
     team = pack_kinds(config)
     sides = num_agents/(num_envs*len(team)) if num_envs > 0 else 0
     require(sides in (1, 2), f'num_agents = {num_agents} in num_envs = {num_envs}: expected {len(team)} or '
