@@ -4,35 +4,47 @@
 
 # %% auto #0
 __all__ = ['PHASES', 'TICKED', 'WHOLE', 'random_actions', 'speed', 'threads_of', 'in_turn', 'simulation', 'melee', 'by_names',
-           'sweep', 'by_phase', 'owned', 'landscape', 'recording_cost', 'training', 'shares', 'processor', 'bench']
+           'sweep', 'by_phase', 'owned', 'landscape', 'recording_cost', 'training', 'shares', 'TrivialConfig',
+           'Trivial', 'trivial', 'TwoMemories', 'network', 'peer', 'ours', 'theirs', 'bare', 'one_thread', 'peers',
+           'ranks', 'processor', 'bench']
 
-# %% ../../nbs/53_bench.ipynb #cfa47484
+# %% ../../nbs/53_bench.ipynb #8624a249
 import os
 import platform
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 from time import perf_counter
+from typing import Any
 
 import numba
 import numpy as np
+import torch
+from pydantic import Field
+from torch import nn
 
-from ..config import EnvConfig, WorldConfig
-from ..core import kernel
+from ..config import EnvConfig, Strict, WorldConfig
+from ..core import kernel, mix
 from ..env.actions import decode, write_mask
 from ..env.battle import MechWorld, forget
 from ..env.observations import observe
 from ..env.rewards import earn, share
 from ..gen.terrain import choose, make_map
+from ..named import at_most, need
+from ..rl.lstm_state import LSTMState
+from ..rl.model import ActorCriticLSTM, acting_copy, remembered
 from ..sim.los import look, look_back
 from ..sim.motion import arrive, drive, locate, wade
 from ..sim.sensors import know, pool, remember, sense
 from ..sim.sim import hear, settle
 from ..sim.stress import cool_down
 from ..sim.weapons import credit, fire, fly, intercepted, pick, suffer
-from .trainer import start, suggested, watch
+from .ppo import PPOConfig, PPOTrainer
+from .trainer import TrainConfig, fast_bf16, start, suggested, watch
 from ..view.replay import Recorder
-from ..world import World, make
+from ..world import Block, World, WorldSpec, make
+from ..world import Field as Column
 
 # %% ../../nbs/53_bench.ipynb #517f6c8e
 def random_actions(world: World, count: int = 16, seed: int = 0) -> np.ndarray:  # [count, W, N, A]
@@ -215,6 +227,214 @@ def shares(times: list[dict]) -> dict[str, float]:
     "Share of an update's time that each phase takes, by medians"
     part = {k: median(t[k]/t['update'] for t in times) for k in ('simulate', 'infer', 'learn')}
     return part | {'other': max(0., 1 - sum(part.values()))}
+
+# %% ../../nbs/53_bench.ipynb #27604fbc
+class TrivialConfig(Strict):
+    "The numbers of a world in which nothing matters"
+    rows: int = Field(10, ge=1, le=1000)
+    obs_dim: int = Field(64, ge=1, le=10_000)
+    length: int = Field(100, ge=1, le=10_000)    # decisions of a game
+
+class Trivial(World):
+    "Two numbers to send, random ones to see and to earn: a roll over a block that was drawn once"
+    config: TrivialConfig
+    ROLL = 64     # moments in the block
+
+    def __init__(self, num_worlds: int, config: TrivialConfig, seed=0, autoreset: bool = True):
+        N, D = config.rows, config.obs_dim
+        names, noise = tuple(f'row_{i}' for i in range(N)), (Column('noise', 0, (D,)),)
+        spec = WorldSpec('trivial', num_worlds, N, names, (0,)*N, 1., noise,
+                         (Block('send', 'continuous', 0, 2),))
+        super().__init__(spec, config, seed, autoreset)
+        self._state = dict(at=np.zeros(num_worlds, np.int64), t=np.zeros(num_worlds, np.int64))
+        rng = np.random.default_rng(0)
+        self.seen = rng.uniform(-1, 1, (self.ROLL, N, D)).astype(np.float32)
+        self.earned = rng.uniform(-1, 1, (self.ROLL, N)).astype(np.float32)
+
+    def _open(self, mask):
+        s = self._state
+        for w in np.flatnonzero(mask):
+            key, early = int(mix(self.seeds[w], self.game[w])), self.game[w] == 0
+            s['at'][w], s['t'][w] = key % self.ROLL, key//self.ROLL % self.config.length*early
+        np.take(self.seen, (s['at'] + s['t']) % self.ROLL, 0, self.obs, 'wrap')
+
+    def _advance(self):
+        s, over = self._state, (self.terminated | self.truncated) & (not self.autoreset)
+        s['t'] += ~over
+        now = (s['at'] + s['t']) % self.ROLL
+        np.take(self.seen, now, 0, self.obs, 'wrap')
+        np.take(self.earned, now, 0, self.reward, 'wrap')
+        self.reward[over] = 0
+        self.terminated[:] = s['t'] >= self.config.length
+
+    def frame(self, w): return dict(tick=self._state['t'][w].copy())
+
+# %% ../../nbs/53_bench.ipynb #7807bca8
+def trivial(worlds: int = 8, seed=0, **config) -> Trivial:
+    "Such a world, reset and ready to step"
+    world = Trivial(worlds, TrivialConfig(**config), seed)
+    world.reset()
+    return world
+
+# %% ../../nbs/53_bench.ipynb #82568cbd
+class TwoMemories(ActorCriticLSTM):
+    "The policy with a memory for its critic alone; its state is the actor's and then the critic's"
+    lstm: Any    # both, the actor's first
+
+    def __init__(self, obs_dim: int, action_dim: int, hidden_dim: int = 128, lstm_hidden_dim: int = 128,
+                 action_spec=None):
+        super().__init__(obs_dim, action_dim, hidden_dim, lstm_hidden_dim, action_spec)
+        self.lstm = nn.ModuleList([self.lstm, nn.LSTM(hidden_dim, lstm_hidden_dim)])
+        self.lstm_hidden_dim = 2*lstm_hidden_dim
+
+    def body(self, obs, dones, state):
+        own = next(self.lstm.parameters()).dtype
+        x = self.encoder(obs if torch.is_autocast_enabled(obs.device.type) else obs.to(own))
+        halves = zip(*(s.to(own).chunk(2, -1) for s in state))
+        said, states = zip(*(remembered(m, x, dones, LSTMState(*s)) for m, s in zip(self.lstm, halves)))
+        return torch.cat(said, -1).float(), LSTMState(*(torch.cat(pair, -1) for pair in zip(*states)))
+
+    def heads(self, y, action_mask=None):
+        actor, critic = y.chunk(2, -1)
+        return super().heads(actor, action_mask)[0], super().heads(critic)[1]
+
+# %% ../../nbs/53_bench.ipynb #a49086cb
+def network(kind: type[ActorCriticLSTM], world: World, hidden: int, lstm: int) -> ActorCriticLSTM:
+    "A fresh network for a world"
+    return kind(world.spec.obs_dim, world.spec.action_dim, hidden, lstm, world.spec)
+
+# %% ../../nbs/53_bench.ipynb #5090bafd
+def peer(world: Trivial, config: PPOConfig, hidden: int, lstm: int):
+    "sb3-contrib's `RecurrentPPO` with the network of `TwoMemories` on the rows of a world; needs `[sb3]`"
+    need('sb3_contrib', 'sb3')
+    from gymnasium.spaces import Box
+    from sb3_contrib import RecurrentPPO
+    from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
+    from stable_baselines3.common.vec_env import VecEnv
+    (W, N, D), A = world.obs.shape, world.spec.action_dim
+
+    class Rows(VecEnv):
+        "The rows of the world, each an environment"
+        def __init__(self):
+            super().__init__(W*N, *(Box(-1, 1, (n,), np.float32) for n in (D, A)))
+            self.infos: list[dict] = [{} for _ in range(W*N)]
+        def reset(self): return world.obs.reshape(W*N, D).copy()
+        def step_async(self, actions): world.action[:] = actions.reshape(W, N, A)
+        def step_wait(self):
+            world.step()
+            return self.reset(), world.reward.flatten(), world.terminated.repeat(N), self.infos
+        def close(self): pass
+        def get_attr(self, name, indices=None): return [None]*W*N
+        def set_attr(self, name, value, indices=None): pass
+        def env_method(self, method_name, *args, indices=None, **kwargs): return [None]*W*N
+        def env_is_wrapped(self, kind, indices=None): return [False]*W*N
+
+    class Encoder(BaseFeaturesExtractor):
+        "Two tanh layers before the memories"
+        def __init__(self, space):
+            super().__init__(space, hidden)
+            self.layers = nn.Sequential(nn.Linear(D, hidden), nn.Tanh(), nn.Linear(hidden, hidden), nn.Tanh())
+        def forward(self, x): return self.layers(x)
+
+    c, kinds = config, dict(features_extractor_class=Encoder, net_arch=[], lstm_hidden_size=lstm)
+    return RecurrentPPO('MlpLstmPolicy', Rows(), c.lr, c.rollout_steps, c.minibatch, c.update_epochs, c.gamma,
+                        c.gae_lambda, ent_coef=c.ent_coef, policy_kwargs=kinds, device='cpu')
+
+# %% ../../nbs/53_bench.ipynb #4dff9a7c
+def ours(world: World, config: PPOConfig, model: ActorCriticLSTM):
+    "A rollout and its update by our trainer, again and again"
+    ppo, rows, memory = PPOTrainer(model, config), list(range(world.spec.num_agents)), None
+    def once() -> int:
+        nonlocal memory
+        buffer, memory = ppo.collect_rollout(world, rows, memory)
+        ppo.update(buffer)
+        return buffer.rewards.numel()
+    return once
+
+def theirs(learner):
+    "A rollout and its update by SB3"
+    def once() -> int:
+        before = learner.num_timesteps
+        learner.learn(learner.n_steps*learner.n_envs, log_interval=None, reset_num_timesteps=False)
+        return learner.num_timesteps - before
+    return once
+
+def bare(rows: int, config: PPOConfig, model: ActorCriticLSTM):
+    "What the network alone costs: single steps of all rows, then sequences forward and back, and Adam"
+    c, dtype = config, torch.bfloat16 if config.bf16 else torch.float32
+    actor, adam = acting_copy(model, dtype), torch.optim.Adam(model.parameters())
+    parts = max(1, round(c.chunk*rows/c.minibatch))
+    seen, sequence = (torch.rand(*shape, model.obs_dim).to(dtype)
+                      for shape in ((1, rows), (c.chunk, rows//parts)))
+    def once() -> int:
+        state = None
+        with torch.no_grad():
+            for _ in range(c.rollout_steps):
+                y, state = actor.lstm(actor.encoder(seen), state)
+                actor.actor_mean(y.float()), actor.critic(y.float())
+        for _ in range(c.update_epochs*parts*c.rollout_steps//c.chunk):
+            with torch.autocast('cpu', torch.bfloat16, enabled=c.bf16):
+                y = model.lstm(model.encoder(sequence))[0]
+            loss = model.actor_mean(y.float()).square().mean() + model.critic(y.float()).square().mean()
+            adam.zero_grad(); loss.backward(); adam.step()
+        return c.rollout_steps*rows
+    return once
+
+# %% ../../nbs/53_bench.ipynb #49ab433c
+@contextmanager
+def one_thread():
+    "Within it torch and numba use one thread"
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with at_most(1): yield
+    finally: torch.set_num_threads(before)
+
+# %% ../../nbs/53_bench.ipynb #feff70e5
+def peers(lstm: int = 128, hidden: int = 128, epochs: int = 4, rounds: int = 5, steps: int = 128,
+          minibatch: int = 1280, worlds: int = 8, bf16: bool | None = None,   # None: as the machine is fast
+          **world) -> dict:
+    """Samples per second of collecting and learning, and ratios, on one thread: `ours`, `twin` (ours with two
+    memories), `bare` (the network alone) by precision, and `peer`; None where sb3-contrib is missing"""
+    config = PPOConfig(rollout_steps=steps, minibatch=minibatch, update_epochs=epochs)
+    fast = fast_bf16() if bf16 is None else bf16
+    place = lambda: trivial(worlds, **world)
+    fresh = lambda kind: network(kind, place(), hidden, lstm)
+    rollouts = {}
+    for name, low in (('float32', False), *([('bfloat16', True)] if fast else [])):
+        c = config.model_copy(update=dict(bf16=low))
+        rollouts |= {f'ours {name}': ours(place(), c, fresh(ActorCriticLSTM)),
+                     f'twin {name}': ours(place(), c, fresh(TwoMemories)),
+                     f'bare {name}': bare(place().reward.size, c, fresh(ActorCriticLSTM))}
+    try: rollouts['peer'] = theirs(peer(place(), config, hidden, lstm))
+    except ImportError as error: print(f'no peer: {error}')
+    def rate(once) -> float:
+        start = perf_counter()
+        return once()/(perf_counter() - start)
+    with one_thread():
+        for once in rollouts.values(): once()
+        taken = in_turn({name: lambda once=once: rate(once) for name, once in rollouts.items()}, rounds)
+    def ratio(a, b): return median(x/y for x, y in zip(taken[a], taken[b])) if b in taken else None
+    chosen = 'bfloat16' if fast else 'float32'
+    rates = {'peer': None} | {name: median(t) for name, t in taken.items()}
+    return dict(samples_per_s=rates, precision=chosen, twin_to_peer=ratio(f'twin {chosen}', 'peer'),
+                ours_to_peer=ratio(f'ours {chosen}', 'peer'),
+                ours_to_bare=ratio(f'ours {chosen}', f'bare {chosen}'))
+
+# %% ../../nbs/53_bench.ipynb #2a05e978
+def ranks(counts: tuple[int, ...] = (1, 2), updates: int = 10, repeats: int = 3, worlds: int = 8,
+          lstm: int = 128, hidden: int = 128, epochs: int = 4, steps: int = 128, minibatch: int = 1280,
+          precision: str = 'auto') -> dict[int, float]:
+    "Rows per second of whole runs with so many ranks, `worlds` of ten rows for each; medians, taken in turn"
+    ppo = dict(rollout_steps=steps, minibatch=minibatch, update_epochs=epochs)
+    def run(n: int) -> float:
+        config = TrainConfig(world='corridor', world_config=dict(agents=10), worlds=n*worlds, ranks=n,
+                             lstm=lstm, hidden=hidden, updates=updates + 1, precision=precision, ppo=ppo)
+        with TemporaryDirectory() as folder:
+            start(config, folder)
+            return median(row['time']['rows_per_s'] for row in [*watch(folder)][1:])
+    taken = in_turn({str(n): lambda n=n: run(n) for n in counts}, repeats)
+    return {n: median(taken[str(n)]) for n in counts}
 
 # %% ../../nbs/53_bench.ipynb #4a9ae383
 def processor() -> str:
