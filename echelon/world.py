@@ -371,8 +371,9 @@ class Corridor(World):
         return dict(tick=s['t'][w].copy(), pos=pos, half=np.full((N, 2), .4, np.float32),
                     team=np.zeros(N, np.int32), alive=self.alive[w].copy(), place=place, cue=cue)
 
-# %% ../nbs/02_world.ipynb #dfe5d2e1
-WORLDS = dict(corridor='echelon.world:Corridor,CorridorConfig', mech='echelon.env.battle:MechWorld,EnvConfig')
+# %% ../nbs/02_world.ipynb #f6762306
+WORLDS = dict(corridor='echelon.world:Corridor,CorridorConfig', mech='echelon.env.battle:MechWorld,EnvConfig',
+              gymnasium='echelon.gymnasium:GymnasiumWorld,GymnasiumConfig')
 
 def checked(name: str, config: dict[str, Any]) -> tuple[type[World], Strict]:
     "The kind of world called `name` and its whole config, before anything of it is made"
@@ -381,8 +382,8 @@ def checked(name: str, config: dict[str, Any]) -> tuple[type[World], Strict]:
     kind, settings = (getattr(importlib.import_module(module), n) for n in names.split(','))
     return kind, settings(**config)
 
-# %% ../nbs/02_world.ipynb #7f3ec607
-def make(name: str,                # 'mech', 'corridor'
+# %% ../nbs/02_world.ipynb #5e870752
+def make(name: str,                # one of `WORLDS`
          worlds: int = 64,         # games played side by side
          seed=0,                   # an integer or uint64 [W]
          device: str = 'cpu',
