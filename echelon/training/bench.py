@@ -276,7 +276,7 @@ def trivial(worlds: int = 8, seed=0, **config) -> Trivial:
     world.reset()
     return world
 
-# %% ../../nbs/53_bench.ipynb #82568cbd
+# %% ../../nbs/53_bench.ipynb #306e0751
 class TwoMemories(ActorCriticLSTM):
     "The policy with a memory for its critic alone; its state is the actor's and then the critic's"
     lstm: Any    # both, the actor's first
@@ -294,9 +294,8 @@ class TwoMemories(ActorCriticLSTM):
         said, states = zip(*(remembered(m, x, dones, LSTMState(*s)) for m, s in zip(self.lstm, halves)))
         return torch.cat(said, -1).float(), LSTMState(*(torch.cat(pair, -1) for pair in zip(*states)))
 
-    def heads(self, y, action_mask=None):
-        actor, critic = y.chunk(2, -1)
-        return super().heads(actor, action_mask)[0], super().heads(critic)[1]
+    def policy(self, y, action_mask=None): return super().policy(y.chunk(2, -1)[0], action_mask)
+    def value(self, y): return super().value(y.chunk(2, -1)[1])
 
 # %% ../../nbs/53_bench.ipynb #a49086cb
 def network(kind: type[ActorCriticLSTM], world: World, hidden: int, lstm: int) -> ActorCriticLSTM:
