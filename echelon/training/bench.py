@@ -379,17 +379,18 @@ def bare(rows: int, config: PPOConfig, model: ActorCriticLSTM):
         return c.rollout_steps*rows
     return once
 
-# %% ../../nbs/53_bench.ipynb #49ab433c
+# %% ../../nbs/53_bench.ipynb #ea7ae1f9
 @contextmanager
 def one_thread():
     "Within it torch and numba use one thread"
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with at_most(1): yield
-    finally: torch.set_num_threads(before)
+    with at_most(1):
+        torch.set_num_threads(1)    # after numba's: when its threads start, they reset the number for torch
+        try: yield
+        finally: torch.set_num_threads(before)
 
-# %% ../../nbs/53_bench.ipynb #feff70e5
+# %% ../../nbs/53_bench.ipynb #42366845
+@one_thread()
 def peers(lstm: int = 128, hidden: int = 128, epochs: int = 4, rounds: int = 5, steps: int = 128,
           minibatch: int = 1280, worlds: int = 8, bf16: bool | None = None,   # None: as the machine is fast
           **world) -> dict:
@@ -410,9 +411,8 @@ def peers(lstm: int = 128, hidden: int = 128, epochs: int = 4, rounds: int = 5, 
     def rate(once) -> float:
         start = perf_counter()
         return once()/(perf_counter() - start)
-    with one_thread():
-        for once in rollouts.values(): once()
-        taken = in_turn({name: lambda once=once: rate(once) for name, once in rollouts.items()}, rounds)
+    for once in rollouts.values(): once()
+    taken = in_turn({name: lambda once=once: rate(once) for name, once in rollouts.items()}, rounds)
     def ratio(a, b): return median(x/y for x, y in zip(taken[a], taken[b])) if b in taken else None
     chosen = 'bfloat16' if fast else 'float32'
     rates = {'peer': None} | {name: median(t) for name, t in taken.items()}
