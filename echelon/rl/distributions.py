@@ -122,7 +122,7 @@ def layout_of(action_spec: Any,       # blocks, a world's spec, or None: all num
             f'action_dim = {action_dim}: expected {layout.action_dim}, as the blocks say')
     return layout
 
-# %% ../../nbs/31_distributions.ipynb #eec363a2
+# %% ../../nbs/31_distributions.ipynb #294a87c1
 @dataclass
 class ActionDistribution:
     """The chance a policy gives to actions: `params [..., P]` from its head, `logstd` of the sticks, `mask
@@ -148,8 +148,9 @@ class ActionDistribution:
         "An action from its parts"
         action = self.params.new_empty(*self.params.shape[:-1], self.layout.action_dim)
         action[..., self.layout.sticks] = sticks
-        if self.able is not None: pressed = pressed & self.able
-        action[..., self.layout.triggers] = pressed*2. - 1.
+        if self.layout.triggers:
+            if self.able is not None: pressed = pressed & self.able
+            action[..., self.layout.triggers] = pressed*2. - 1.
         for (column, _, _), pick in zip(self.options, picks): action[..., column] = pick.to(action.dtype)
         return action
 
@@ -168,8 +169,9 @@ class ActionDistribution:
     def logprob(self, action: torch.Tensor) -> torch.Tensor:
         "Log-probability of `action [..., A]`, summed over its parts"
         parts = tanh_normal_logprob(self.mean, self.logstd, action[..., self.layout.sticks]).sum(-1)
-        pressed = trigger_logprob(self.logit, action[..., self.layout.triggers])
-        parts = parts + (pressed if self.able is None else torch.where(self.able, pressed, 0)).sum(-1)
+        if self.layout.triggers:
+            pressed = trigger_logprob(self.logit, action[..., self.layout.triggers])
+            parts = parts + (pressed if self.able is None else torch.where(self.able, pressed, 0)).sum(-1)
         for column, logprobs, allowed in self.options:
             picked = logprobs.gather(-1, action[..., column, None].round().long().clamp(0,
                 logprobs.shape[-1] - 1))[..., 0]
@@ -179,7 +181,8 @@ class ActionDistribution:
     def entropy(self) -> torch.Tensor:
         "Entropy, summed over the parts; of sticks, that before squeezing"
         parts = normal_entropy(self.logstd).expand_as(self.mean).sum(-1)
-        pressed = trigger_entropy(self.logit)
-        parts = parts + (pressed if self.able is None else torch.where(self.able, pressed, 0)).sum(-1)
+        if self.layout.triggers:
+            pressed = trigger_entropy(self.logit)
+            parts = parts + (pressed if self.able is None else torch.where(self.able, pressed, 0)).sum(-1)
         for _, logprobs, allowed in self.options: parts = parts + choice_entropy(logprobs, allowed)
         return parts

@@ -23,9 +23,10 @@ def zero_state(rows: int,      # B
     "The memory of rows that have seen nothing"
     return LSTMState(*torch.zeros(2, 1, rows, width, device=device, dtype=dtype))
 
-# %% ../../nbs/30_lstm_state.ipynb #ba068ade
+# %% ../../nbs/30_lstm_state.ipynb #7ecbdd5d
 def wiped(state: LSTMState,
           done: torch.Tensor) -> LSTMState:  # [B], true (or not 0) where a game ended before this step
     "The state with the memory of ended rows set to zero"
+    if not done.any(): return state
     (h, c), keep = state, (done == 0).view(1, -1, 1)
     return LSTMState(torch.where(keep, h, 0), torch.where(keep, c, 0))

@@ -28,13 +28,13 @@ def cuts(dones: torch.Tensor) -> list[int]:  # [T, B]
     "Steps at which a sequence has to be cut: 0, and every later one before which some row's game ended"
     return [0] + (torch.nonzero((dones[1:] != 0).any(1)).flatten() + 1).tolist()
 
-# %% ../../nbs/32_model.ipynb #1b40d998
+# %% ../../nbs/32_model.ipynb #bdfad1ba
 def remembered(lstm: nn.LSTM,
                x: torch.Tensor,           # [T, B, F]
                dones: torch.Tensor,       # [T, B]
                state: LSTMState) -> tuple[torch.Tensor, LSTMState]:
     "The LSTM over a sequence, its memory wiped wherever a row's game ended: `[T, B, H]` and the last state"
-    starts, out = cuts(dones), []
+    starts, out = cuts(dones) if len(x) > 1 else [0], []
     for a, b in zip(starts, [*starts[1:], len(x)]):
         y, last = lstm(x[a:b], wiped(state, dones[a]))  # (5)
         state = LSTMState(*last); out.append(y)

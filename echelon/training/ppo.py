@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PPOConfig', 'policy_loss', 'value_loss', 'flat_rows', 'Seat', 'PPOTrainer']
 
-# %% ../../nbs/38_ppo.ipynb #ae729617
+# %% ../../nbs/38_ppo.ipynb #90fe71c1
 import warnings
 from time import perf_counter
 from typing import Any, Callable
@@ -13,7 +13,6 @@ from typing import Any, Callable
 import numpy as np
 import torch
 from pydantic import Field
-from torch import nn
 
 from ..config import Strict
 from ..core import require
@@ -116,7 +115,7 @@ class Seat:
             sent, self.state = self.actor.decide(self.obs[self.rows], self.state, done, mask, self.greedy)
         self.action[self.rows] = sent
 
-# %% ../../nbs/38_ppo.ipynb #d404131b
+# %% ../../nbs/38_ppo.ipynb #2357dc35
 class PPOTrainer:
     "Collects rollouts with a model and improves it"
 
@@ -127,7 +126,7 @@ class PPOTrainer:
         self.dtype = torch.bfloat16 if config.bf16 else torch.float32
         self.actor = acting_copy(model, self.dtype)
         self.ent_coef = config.ent_coef
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, eps=1e-5)  # (20)
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=config.lr, eps=1e-5, fused=True)  # (20)
         self.scale, self.obs_scale = ReturnNormalizer(), RunningMeanStd((model.obs_dim,))
         self.buffer: RolloutBuffer | None = None
         self.seconds = dict(simulate=0., infer=0., learn=0.)
@@ -228,11 +227,10 @@ class PPOTrainer:
         loss.backward()
         params = [p for p in self.model.parameters() if p.grad is not None]
         flat = torch.cat([p.grad.flatten() for p in params])
-        ranks = self.total(flat)
-        if ranks > 1:
-            parts = (flat/ranks).split([p.numel() for p in params])
-            for p, g in zip(params, parts): p.grad.copy_(g.view_as(p))
-        norm = nn.utils.clip_grad_norm_(params, self.config.max_grad_norm)  # (19)
+        flat /= self.total(flat)
+        norm = flat.norm()
+        flat *= (self.config.max_grad_norm/(norm + 1e-6)).clamp(max=1)  # (19)
+        for p, g in zip(params, flat.split([p.numel() for p in params])): p.grad = g.view_as(p)
         self.optimizer.step()
         with torch.no_grad():  # beyond its bounds it would have no gradient, and never come back
             self.model.actor_logstd.clamp_(LOGSTD_LOW, LOGSTD_HIGH)

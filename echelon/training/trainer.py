@@ -393,12 +393,13 @@ def run_rank(folder: Any, rank: int = 0, ranks: int = 1, total=None) -> None:
     state('done')
     training.ppo.total(torch.zeros(1))   # who ends before rank 0 has said `done` would look like a failure
 
-# %% ../../nbs/39_trainer.ipynb #22d4ac24
+# %% ../../nbs/39_trainer.ipynb #17a1e19e
 def main(folder: str) -> int:
     "The program of one rank; its place comes from the environment, as under `torchrun`"
     rank, ranks = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
-    torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    threads = int(os.environ.get('OMP_NUM_THREADS', 1))
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    torch.set_num_threads(threads)     # after numba, whose pool sets torch's threads too when it starts
     if ranks > 1:
         meeting = os.environ.get('ECHELON_MEETING')
         dist.init_process_group('gloo', init_method=f'file://{meeting}' if meeting else 'env://', rank=rank,
