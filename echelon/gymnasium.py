@@ -108,15 +108,16 @@ class GymnasiumConfig(Strict):
     hide: tuple[int, ...] = Range((), strict=False) # observation columns that are shown as 0
     max_steps: int = Range(1000, ge=1, le=100_000)  # longest game, where the environment sets no limit itself
 
-# %% ../nbs/08_gymnasium.ipynb #7e920089
+# %% ../nbs/08_gymnasium.ipynb #60247768
 def environments(config: GymnasiumConfig, worlds: int) -> VectorEnv:
     "Environments of a config, side by side"
     require(':' not in config.env, f'env = {config.env!r}: expected a registered name, without a module; '
             f'import the module that registers it yourself')
     try: return gymnasium.make_vec(config.env, worlds, 'sync', **config.options,
                                    vector_kwargs=dict(autoreset_mode=AutoresetMode.DISABLED, copy=False))
-    except (gymnasium.error.Error, TypeError) as error:
-        raise ValueError(f'env = {config.env!r}: {" ".join(str(error).split())}') from None
+    except Exception as error:      # of foreign code, that may raise anything
+        told = f'{type(error).__name__}: {error}'
+        raise ValueError(f'env = {config.env!r}: {" ".join(told.split())}') from None
 
 def longest(envs: VectorEnv, config: GymnasiumConfig) -> int:
     "Steps after which a game is cut, as the environment says, or else `max_steps`"

@@ -274,6 +274,7 @@ def test_the_taxis_mask_is_the_taxis():
     (dict(env='Chess-v0'), "env = 'Chess-v0': .*doesn't exist"),
     (dict(env='os:Chess-v0'), 'expected a registered name'),
     (dict(options=dict(gravity=1)), "env = 'CartPole-v1': .*gravity"),
+    (dict(env='FrozenLake-v1', options=dict(map_name='x')), "env = 'FrozenLake-v1': KeyError"),
     (dict(hide=(4,)), r'hide = \(4,\): expected columns from 0 to 3'),
     (dict(options=dict(max_episode_steps=10**6)), 'games of 1000000 steps'),
     (dict(max_steps=0), 'max_steps'), (dict(environment='CartPole-v1'), 'environment')])
