@@ -43,7 +43,7 @@ def flat_obs_to_suite_obs(flat_obs: torch.Tensor) -> SuiteObservation:  # [B, 70
     return SuiteObservation(*(flat_obs[..., f.columns].unflatten(-1, f.shape)
                               for f in LAYOUT[:len(SuiteObservation._fields)]))
 
-# %% ../../nbs/34_suite_model.ipynb #ffc90ec8
+# %% ../../nbs/34_suite_model.ipynb #ec3e698b
 BLOCK = 256     # filled slots are handled in multiples of it
 
 class DeepSet(nn.Module):
@@ -51,8 +51,8 @@ class DeepSet(nn.Module):
 
     def __init__(self, features: int, width: int):
         super().__init__()
-        self.each = nn.Sequential(orthogonal(nn.Linear(features, width)), nn.ReLU(),
-                                  orthogonal(nn.Linear(width, width)), nn.ReLU())
+        self.each = nn.Sequential(orthogonal(nn.Linear(features, 32)), nn.ReLU(),
+                                  orthogonal(nn.Linear(32, width)), nn.ReLU())
         self.width = width
 
     def forward(self, items: torch.Tensor,              # [..., K, features]

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PHASES', 'TICKED', 'WHOLE', 'random_actions', 'speed', 'threads_of', 'in_turn', 'simulation', 'melee', 'by_names',
-           'sweep', 'by_phase', 'owned', 'landscape', 'recording_cost', 'training', 'shares', 'TrivialConfig',
-           'Trivial', 'trivial', 'TwoMemories', 'network', 'peer', 'ours', 'theirs', 'bare', 'one_thread', 'peers',
-           'ranks', 'processor', 'bench']
+           'sweep', 'by_phase', 'owned', 'landscape', 'rollout_bytes', 'recording_cost', 'training', 'shares',
+           'TrivialConfig', 'Trivial', 'trivial', 'TwoMemories', 'network', 'peer', 'ours', 'theirs', 'bare',
+           'one_thread', 'peers', 'ranks', 'processor', 'bench']
 
-# %% ../../nbs/53_bench.ipynb #8624a249
+# %% ../../nbs/53_bench.ipynb #7d9d5e31
 import os
 import platform
 from contextlib import contextmanager
@@ -41,6 +41,7 @@ from ..sim.sim import hear, settle
 from ..sim.stress import cool_down
 from ..sim.weapons import credit, fire, fly, intercepted, pick, suffer
 from .ppo import PPOConfig, PPOTrainer
+from .rollout import RolloutBuffer
 from .trainer import TrainConfig, fast_bf16, start, suggested, watch
 from ..view.replay import Recorder
 from ..world import Block, World, WorldSpec, make
@@ -188,6 +189,14 @@ def landscape(seeds: int = 200, worlds: int = 64, repeats: int = 20) -> dict[str
     finally: numba.set_num_threads(before)
     return dict(map_ms=1e3*median(maps), reset_us=1e6*median(resets)/worlds, lone_reset_us=1e6*median(lone),
                 world_bytes=owned(world))
+
+# %% ../../nbs/53_bench.ipynb #88b96c18
+def rollout_bytes(rows: int = 1280, steps: int = 64, bf16: bool = True) -> int:
+    "Bytes of the buffer for so many rows and decisions of the mech world, with an LSTM of 128"
+    spec = make('mech', worlds=1).spec
+    b = RolloutBuffer.create(steps, rows, spec.obs_dim, spec.action_dim, mask_dim=spec.mask_dim, lstm_dim=128,
+                             obs_dtype=torch.bfloat16 if bf16 else torch.float32)
+    return sum(x.nbytes for x in vars(b).values() if isinstance(x, torch.Tensor))
 
 # %% ../../nbs/53_bench.ipynb #d13e967e
 def recording_cost(worlds: int = 64, block: int = 20, blocks: int = 80, **config) -> float:

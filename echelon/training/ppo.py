@@ -89,7 +89,7 @@ def flat_rows(world: World,
     rows = np.broadcast_to(rows, (world.spec.num_worlds, rows.shape[-1]))
     return torch.from_numpy((rows + N*np.arange(world.spec.num_worlds)[:, None]).ravel().copy())
 
-# %% ../../nbs/38_ppo.ipynb #5254c8d3
+# %% ../../nbs/38_ppo.ipynb #ea303804
 class Seat:
     "A policy at its rows of a world: what it sees, where it writes, what it remembers"
 
@@ -112,10 +112,11 @@ class Seat:
         "Decide for the rows and write their actions into the world"
         done, mask = self.first[self.world_of].float(), self.masks[self.rows]
         with torch.no_grad():
-            sent, self.state = self.actor.decide(self.obs[self.rows], self.state, done, mask, self.greedy)
+            obs = self.obs.index_select(0, self.rows)
+            sent, self.state = self.actor.decide(obs, self.state, done, mask, self.greedy)
         self.action[self.rows] = sent
 
-# %% ../../nbs/38_ppo.ipynb #2357dc35
+# %% ../../nbs/38_ppo.ipynb #1fb7ccc1
 class PPOTrainer:
     "Collects rollouts with a model and improves it"
 
@@ -163,7 +164,8 @@ class PPOTrainer:
         for t in range(self.config.rollout_steps):
             if t % b.chunk_steps == 0:  # (6)
                 b.state_h[t//b.chunk_steps], b.state_c[t//b.chunk_steps] = seat.state.h[0], seat.state.c[0]
-            b.obs[t], b.masks[t], b.valid[t] = seat.obs[rows], seat.masks[rows], seat.alive[rows]  # (8)
+            b.obs[t] = seat.obs.index_select(0, rows)
+            b.masks[t], b.valid[t] = seat.masks[rows], seat.alive[rows]  # (8)
             b.dones[t] = seat.first[seat.world_of]
             decided = seat.actor.act(b.obs[t], seat.state, b.dones[t], b.masks[t])
             b.actions[t], b.logprobs[t], b.values[t], seat.state = decided  # (7)
