@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from echelon.config import Strict
-from echelon.rl.distributions import ActionDistribution, layout_of
+from echelon.rl.distributions import LOGSTD_HIGH, ActionDistribution, layout_of
 from echelon.rl.lstm_state import LSTMState
 from echelon.rl.model import ActorCriticLSTM, acting_copy
 from echelon.rl.model import LSTMState as OfModel
@@ -96,6 +96,35 @@ def test_entropy_depends_on_logstd():
     before = entropy()
     with torch.no_grad(): model.actor_logstd += .1
     assert abs(entropy() - before - .5) < 1e-4
+
+
+def test_the_entropy_bonus_pushes_the_logstd_up_and_the_bounds_hold_it():
+    for bonus, moves in ((.1, True), (0., False)):
+        trainer, b, _, _ = rollout(lr=1e-2, ent_coef=bonus, vf_coef=0., normalize_advantage=False)
+        before = trainer.model.actor_logstd.detach().clone()
+        b.advantages.zero_()
+        trainer.update(b)
+        assert ((trainer.model.actor_logstd > before) == moves).all()
+    for _ in range(60): trainer.ent_coef = 1.; trainer.update(b)
+    assert (trainer.model.actor_logstd <= LOGSTD_HIGH).all() and (trainer.model.actor_logstd > .4).all()
+
+
+def test_no_layer_is_saturated_at_the_start():
+    torch.manual_seed(0)
+    model, seen = ActorCriticLSTM(40, 3), []
+    for layer in model.encoder:
+        if isinstance(layer, torch.nn.Tanh): layer.register_forward_hook(lambda m, i, o: seen.append(o))
+    y, _ = model.step(torch.rand(500, 40)*2 - 1, model.initial_state(500), torch.ones(500))
+    assert len(seen) == 2 and all((o.abs() > .97).float().mean() < .1 for o in (*seen, y))
+    assert model.policy(y).mean.abs().max() < .1     # a fresh policy follows its biases
+
+
+def test_a_buffer_is_made_once_and_filled_again():
+    trainer, b, state, world = rollout()
+    where = {n: x.data_ptr() for n, x in vars(b).items() if isinstance(x, torch.Tensor)}
+    trainer.update(b)
+    again, _ = trainer.collect_rollout(world, ['a', 'b'], state)
+    assert again is b and {n: getattr(b, n).data_ptr() for n in where} == where
 
 
 def test_logprob_of_actions_at_the_edge_is_finite_and_repeatable():

@@ -369,10 +369,13 @@ def load_policy(path: Any) -> tuple[ActorCriticLSTM, dict[str, Any]]:
     model.load_state_dict(tensors(part(arrays, 'model'))); model.scales_obs = data['scales_obs']
     return model.requires_grad_(False), data
 
-# %% ../../nbs/39_trainer.ipynb #7e3f3077
+# %% ../../nbs/39_trainer.ipynb #838858cd
 def run_rank(folder: Any, rank: int = 0, ranks: int = 1, total=None) -> None:
     "Train in this process as `folder/config.json` says, from its newest checkpoint"
-    folder = Path(folder); config = TrainConfig(**json.loads((folder/'config.json').read_text()))
+    folder = Path(folder); where = folder/'config.json'
+    require(where.exists(), f'folder {str(folder)!r}: expected config.json in it, as `settle_in` writes it')
+    config = TrainConfig(**json.loads(where.read_text()))
+    require(config.ranks in (0, ranks), f'{ranks} processes: {str(where)!r} expects ranks = {config.ranks}')
     training = Training(config, rank, ranks, total)
     if (newest := latest(folder)): load_checkpoint(training, newest)
     state = lambda word: write_json(folder/'status.json',
