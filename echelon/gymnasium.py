@@ -134,7 +134,7 @@ def noticed(seen: np.ndarray,       # uint64 [W], changed in place where mask
     fingerprint(data.view(np.uint8), prints)
     seen[mask] = prints[mask]
 
-# %% ../nbs/08_gymnasium.ipynb #ad4dbaa2
+# %% ../nbs/08_gymnasium.ipynb #c9e14a34
 class GymnasiumWorld(World):
     "Environments of Gymnasium as a world: one row, called `player`, in each"
     config: GymnasiumConfig
@@ -206,11 +206,11 @@ class GymnasiumWorld(World):
 
     def _advance(self):
         s, goes = self._state, ~(self.terminated | self.truncated) | self.autoreset
-        require((s['t'][goes] < self.limit).all(), f'max_steps = {self.limit}: a game of '
-                f'{self.config.env!r} goes on beyond it, expected more')
         rows = meant(self.action[:, 0], self.spec.action)
         s['played'][goes, s['t'][goes]] = rows[goes]
         obs, reward, terminated, truncated, infos = self._moved(rows)
+        cut = goes & ~terminated & (s['t'] + 1 >= self.limit)
+        truncated, self.spent = truncated | cut, self.spent | cut
         self.obs[goes, 0], self.reward[:, 0] = obs[goes], np.where(goes, reward, 0)
         self.terminated[goes], self.truncated[goes] = terminated[goes], truncated[goes]
         s['t'] += goes; s['score'] += np.where(goes, reward, 0)

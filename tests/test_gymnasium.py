@@ -283,11 +283,15 @@ def test_wrong_settings_are_one_line(config, said):
     assert '\n' not in str(error.value)
 
 
-def test_a_game_without_end_and_a_vector_that_resets_itself_are_refused():
+def test_a_game_without_end_is_cut():
     envs = SyncVectorEnv([Count]*2, autoreset_mode=AutoresetMode.DISABLED)
     world = GymnasiumWorld.around(envs, max_steps=4)
-    for _ in range(4): world.step()
-    with pytest.raises(ValueError, match='max_steps = 4'): world.step()
+    cuts = [(world.step(), world.truncated.copy(), world.terminated.any())[1:] for _ in range(9)]
+    assert [bool(cut.all()) for cut, _ in cuts] == [False, False, False, True]*2 + [False]
+    assert not any(ended for _, ended in cuts) and world.game.tolist() == [2, 2]
+
+
+def test_a_vector_that_resets_itself_is_refused():
     for mode in (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP):
         with pytest.raises(ValueError, match='expected AutoresetMode.DISABLED'):
             GymnasiumWorld.around(SyncVectorEnv([Count]*2, autoreset_mode=mode))

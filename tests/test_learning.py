@@ -12,6 +12,7 @@ from echelon.rl.distributions import LOGSTD_HIGH, ActionDistribution, layout_of
 from echelon.rl.lstm_state import LSTMState
 from echelon.rl.model import ActorCriticLSTM, acting_copy
 from echelon.rl.model import LSTMState as OfModel
+from echelon.training.gae import gae_reference
 from echelon.training.normalization import ReturnNormalizer, RunningMeanStd
 from echelon.training.ppo import PPOConfig, PPOTrainer, Seat, flat_rows
 from echelon.training.rollout import RolloutBuffer, taken
@@ -291,6 +292,7 @@ def test_a_vector_env_is_played_by_names_like_its_batch():
     assert a.dones.sum() > 20 and torch.equal(a.dones, b.dones)      # games ended on the way
     for name in ('obs', 'actions', 'rewards', 'advantages'):
         assert torch.equal(getattr(a, name), getattr(b, name)), name
+        assert all(len(game.agents) == int(envs.world.alive[w].sum()) for w, game in enumerate(envs.games))
     assert np.isfinite(list(trainers[1].update(b).values())).all()
 
 
@@ -307,26 +309,53 @@ def test_a_central_critic_sees_mates_and_the_actor_does_not():
     assert torch.equal(logprobs[:, 0], other_logprobs[:, 0])
     assert (values[:, 0] != other_values[:, 0]).any() and torch.equal(values[:, 2:], other_values[:, 2:])
     assert np.isfinite(list(trainer.update(buffer).values())).all()
-    with pytest.raises(ValueError, match='rows = 2: expected whole teams of 10'):
-        ten = ActorCriticLSTM(7, 5, 16, 16, BLOCKS, team_size=10)
-        PPOTrainer(ten, PPOConfig(rollout_steps=2)).collect_rollout(Clock(worlds=1), ['a', 'b'])
+    for one in (['a'], ['a', 'b']):      # four rows of four worlds are no team of four
+        with pytest.raises(ValueError, match=f'{len(one)} rows of a world: expected whole teams of 4'):
+            four = ActorCriticLSTM(7, 5, 16, 16, BLOCKS, team_size=4)
+            PPOTrainer(four, PPOConfig(rollout_steps=2)).collect_rollout(Clock(worlds=4), one)
 
 
-def test_vtrace_is_gae_while_the_policy_stands_still_and_differs_once_it_moves():
-    def improved(lr, epochs, vtrace):
+def test_vtrace_sees_the_policy_of_now():
+    "Before the second epoch, and against what a twin that stopped after the first one says"
+    def improved(epochs, lr, **more):
         torch.manual_seed(3)
-        trainer, b, _, _ = rollout(lr=lr, update_epochs=epochs, vtrace=vtrace, minibatch=8)
+        trainer = PPOTrainer(lively(), PPOConfig(rollout_steps=8, gamma=.9, minibatch=8, lr=lr,
+                                                 update_epochs=epochs, normalize_returns=False, **more))
+        trainer.scale.mean, trainer.scale.var = np.array(5.), np.array(9.)
+        b, _ = trainer.collect_rollout(Clock(), ['a', 'b'])
+        before = b.values.clone(), b.advantages.clone(), b.returns.clone()
         trainer.update(b)
-        return b, torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
-    (b, one), (_, plain) = improved(1e-2, 1, True), improved(1e-2, 1, False)
-    assert torch.equal(one, plain)                                    # the first epoch has nothing to correct
-    assert (b.ratios <= 1).all() and (b.ratios[b.valid == 0] == 1).all()
-    still, _ = improved(1e-12, 3, True)
-    assert (still.ratios - 1).abs().max() < 1e-4
-    assert torch.allclose(still.returns, still.advantages + still.values, atol=1e-3)
-    moved, corrected = improved(1e-2, 3, True)
-    _, uncorrected = improved(1e-2, 3, False)
-    assert (moved.ratios < .999).any() and (corrected - uncorrected).abs().max() > 1e-4
+        return trainer, b, before
+
+    _, still, before = improved(3, 1e-12, vtrace=True)              # nothing moved, so nothing changes
+    for now, then in zip((still.values, still.advantages, still.returns), before):
+        assert torch.allclose(now, then, atol=1e-3)
+    assert torch.allclose(still.ratios, torch.ones(8, 4), atol=1e-4)
+
+    _, b, before = improved(2, 1e-2, vtrace=True)
+    twin, c, _ = improved(1, 1e-2)
+    with torch.no_grad(): logprobs, _, values = twin._evaluate(taken(c, 0, torch.arange(4)))
+    ratios = torch.where(c.valid > 0, (logprobs - c.logprobs).exp().clamp(max=1), 1)
+    assert torch.allclose(b.ratios, ratios, atol=1e-5) and (ratios < .999).sum() > 5
+    assert torch.allclose(b.values, 5 + 3*values, atol=1e-4) and (b.values - before[0]).abs().max() > .01
+    known = [x.double().numpy() for x in (c.rewards, 5 + 3*values, c.dones, c.next_value, c.next_done)]
+    expected = gae_reference(*known, .9, .95, c.bootstrap.double().numpy(), ratios.double().numpy())
+    assert np.allclose(b.advantages, expected, atol=1e-3)
+    assert torch.allclose(b.returns, b.values + b.ratios*b.advantages, atol=1e-4)
+
+    plain, corrected = improved(2, 1e-2)[0], improved(2, 1e-2, vtrace=True)[0]
+    assert any((x - y).abs().max() > 1e-4 for x, y in zip(plain.model.parameters(),
+                                                          corrected.model.parameters()))
+    with pytest.raises(ValueError, match='clip_value'): PPOConfig(vtrace=True, clip_value=True)
+
+
+def test_a_batch_that_has_ended_begins_with_the_next_games():
+    world = make('corridor', worlds=2, autoreset=False, length=10)
+    while not (world.terminated | world.truncated).all(): world.step()
+    trainer = PPOTrainer(ActorCriticLSTM(3, 1, 8, 8, world.spec), PPOConfig(rollout_steps=3))
+    b, _ = trainer.collect_rollout(world, [0])
+    assert (b.dones[0] == 1).all() and (b.bootstrap[0] == 0).all() and (b.obs[0, :, 0] == 0).all()
+    assert world.game.tolist() == [1, 1] and (b.rewards[0] != 0).all()
 
 
 def test_schedules_fall_to_their_shares():

@@ -10,7 +10,8 @@ from echelon.store import load, save
 from echelon.training.evaluation import evaluate, wilson
 from echelon.training.metrics import GLOSSARY, Logger, meaning, read_rows
 from echelon.training.trainer import (TrainConfig, Training, alive, latest, load_checkpoint, load_policy,
-                                      pids, save_checkpoint, settled, start, stop, suggested, train, watch)
+                                      pids, save_checkpoint, settle_in, settled, start, stop, suggested, train,
+                                      watch)
 
 torch.set_num_threads(1)
 
@@ -53,6 +54,34 @@ def test_two_ranks_killed_go_on_to_the_same_end(tmp_path):
     (rows, weights), (again, other) = run('whole', False), run('killed', True)
     assert rows == again and len(rows) == 6
     assert all((weights[k] == other[k]).all() for k in weights if not k.startswith('stats'))
+
+
+def test_a_probed_run_goes_on_by_its_own_ranks(tmp_path):
+    begun = small(ranks=1).model_copy(update=dict(probe={'1 x 1': 5.}))
+    assert settle_in(begun, tmp_path) == begun
+    for asked in (0, 1):
+        again = settle_in(small(ranks=asked), tmp_path)
+        assert again.ranks == 1 and again.probe == {'1 x 1': 5.}
+    with pytest.raises(ValueError, match='ranks = 2'): settle_in(small(ranks=2), tmp_path)
+
+
+def test_rates_fall_to_their_share_in_the_last_update():
+    _, rows = train(small(updates=3, ppo=dict(lr=1e-2, lr_final=.5, rollout_steps=8)))
+    assert [round(r['lr'], 6) for r in rows] == [.01, .0075, .005]
+
+
+@pytest.mark.parametrize('hostile', [
+    dict(kind='zzz'), dict(hidden='8'), dict(hidden=-3), dict(hidden=10**9), dict(blocks=None),
+    dict(team_size=-2),
+    dict(blocks=[dict(name='go', kind='categorical', column=5, choices=3)]), dict(obs_dim=10**9),
+    dict(blocks=[dict(name='go', kind='categorical', column=0, choices=10**9)]),
+    dict(blocks=[dict(colour=1)]),
+    dict(kind='suite', obs_dim=3), dict(obs_dim=7), dict(surprise=1)])
+def test_a_policy_of_a_stranger_is_one_line(tmp_path, hostile):
+    one = Training(settled(small())); one.about = one.about | hostile
+    path = save_checkpoint(one, tmp_path)
+    with pytest.raises(ValueError, match='no policy of ours') as error: load_policy(path)
+    assert '\n' not in str(error.value)
 
 
 def test_every_metric_is_explained():

@@ -39,7 +39,7 @@ def test_maps_of_different_width_share_a_grid():
 
 def test_deaths_damage_and_movement_of_hand_made_moments():
     seen = SpatialAccumulator(4)
-    assert [a.shape for a in counts(seen)] == [(4, 4)]*3 and seen.death_locations.dtype == np.float32
+    assert [a.shape for a in counts(seen)] == [(4, 4)]*3 and seen.death_locations.dtype == np.float64
     alive = seen.add(moment((-15, -15, 0), (15, 15, 0), (5, 5, 9)), 40.)
     hits = [(HIT, 1, 0, -15, -15, 2, 7.5), (HIT, 1, 0, -15, -15, 2, 2.5), (HIT + 1, 1, 0, -15, -15, 2, 99)]
     alive = seen.add(moment((-15, -15, 0), (15, 15, 0), (5, 5, 9), alive=[0, 1, 1], events=hits), 40., alive)

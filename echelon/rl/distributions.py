@@ -122,7 +122,7 @@ class ActionLayout:
         return [c for b in self.blocks if b.kind == 'trigger'
                 for c in range(self.mask_columns[b.name].start, self.mask_columns[b.name].stop)]
 
-# %% ../../nbs/31_distributions.ipynb #17afdf92
+# %% ../../nbs/31_distributions.ipynb #83225738
 def layout_of(action_spec: Any,       # blocks, a world's spec, or None: all numbers are sticks
               action_dim: int) -> ActionLayout:
     "The layout of an action of `action_dim` numbers"
@@ -131,6 +131,9 @@ def layout_of(action_spec: Any,       # blocks, a world's spec, or None: all num
     layout = ActionLayout(tuple(blocks))
     require(layout.action_dim == action_dim,
             f'action_dim = {action_dim}: expected {layout.action_dim}, as the blocks say')
+    ends = sorted((b.column, b.column + b.columns) for b in blocks)
+    require([0, *(e for _, e in ends)] == [*(a for a, _ in ends), action_dim],
+            f'blocks at columns {[a for a, _ in ends]}: expected them to fill 0 to {action_dim - 1}')
     return layout
 
 # %% ../../nbs/31_distributions.ipynb #38704f26

@@ -40,7 +40,7 @@ def remembered(lstm: nn.LSTM,
         state = LSTMState(*last); out.append(y)
     return (out[0] if len(out) == 1 else torch.cat(out)), state
 
-# %% ../../nbs/32_model.ipynb #2b6f0eb8
+# %% ../../nbs/32_model.ipynb #1aa14ac2
 class ActorCriticLSTM(nn.Module):
     """Encoder → LSTM → action head and critic.
 
@@ -81,7 +81,9 @@ class ActorCriticLSTM(nn.Module):
         LSTMState]:
         "What encoder and memory make of a sequence `[T, B, D]`: float32 `[T, B, H]`, and the last state"
         own = next(self.lstm.parameters()).dtype
-        if self.scales_obs: obs = ((obs - self.obs_mean)/self.obs_std).clamp(-10, 10)
+        if self.scales_obs:
+            scaled = ((obs - self.obs_mean)/self.obs_std).clamp(-10, 10)
+            obs = torch.cat([obs[..., :self.scaled], scaled[..., self.scaled:]], -1)
         x = self.encoder(obs if torch.is_autocast_enabled(obs.device.type) else obs.to(own))
         y, state = remembered(self.lstm, x, dones, LSTMState(*(s.to(own) for s in state)))
         return y.float(), state

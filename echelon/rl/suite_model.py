@@ -78,7 +78,7 @@ def field_encoder(field: Field) -> nn.Module:
     if field.name != 'terrain': return orthogonal(nn.Linear(field.size, WIDTHS['other']), 1.)
     return nn.Sequential(orthogonal(nn.Linear(field.size, WIDTHS['terrain'])), nn.ReLU())
 
-# %% ../../nbs/34_suite_model.ipynb #e5943b93
+# %% ../../nbs/34_suite_model.ipynb #d9ecc51f
 class SuiteEncoder(nn.Module):
     "A row of the mech world `[..., D]` → `[..., hidden_dim]`"
 
@@ -92,7 +92,7 @@ class SuiteEncoder(nn.Module):
         self.squad_encoder = DeepSet(LAYOUT[2].shape[1], WIDTHS['squad'])
         self.extra_encoders = nn.ModuleList(map(field_encoder, extra))
         plain = sum(f.size for f in LAYOUT[4:7])
-        added = sum(WIDTHS.get(f.name, WIDTHS['other']) for f in extra)
+        added = sum(WIDTHS['terrain' if f.name == 'terrain' else 'other'] for f in extra)
         width = WIDTHS['contacts'] + WIDTHS['squad'] + plain + added
         self.join = nn.Sequential(orthogonal(nn.Linear(width, hidden_dim)), nn.Tanh(),
                                   orthogonal(nn.Linear(hidden_dim, hidden_dim)), nn.Tanh())
@@ -125,14 +125,14 @@ class CombatSuiteActorCritic(ActorCriticLSTM):
         "The observation as one tensor"
         return obs.flat() if isinstance(obs, SuiteObservation) else obs
 
-# %% ../../nbs/34_suite_model.ipynb #9559d034
+# %% ../../nbs/34_suite_model.ipynb #c1b94b16
 def compute_role_indices(num_agents: int,            # rows in all worlds together
                          num_envs: int,              # worlds
                          device: Any = 'cpu',
-                         config: EnvConfig = EnvConfig()) -> torch.Tensor:
+                         config: EnvConfig | None = None) -> torch.Tensor:   # None: the default one
     """The class of each row, int64 `[num_agents]`: 0 scout, 1 light, 2 medium, 3 heavy; a world has the rows
     of one team or of both"""
-    team = pack_kinds(config)
+    team = pack_kinds(config or EnvConfig())
     sides = num_agents/(num_envs*len(team)) if num_envs > 0 else 0
     require(sides in (1, 2), f'num_agents = {num_agents} in num_envs = {num_envs}: expected {len(team)} or '
             f'{2*len(team)} a world')

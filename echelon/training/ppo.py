@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['PPOConfig', 'policy_loss', 'value_loss', 'flat_rows', 'Seat', 'PPOTrainer']
 
-# %% ../../nbs/38_ppo.ipynb #90fe71c1
+# %% ../../nbs/38_ppo.ipynb #ebea322c
 import warnings
 from time import perf_counter
 from typing import Any, Callable
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..config import Strict
 from ..core import require
@@ -23,7 +23,7 @@ from .normalization import ReturnNormalizer, RunningMeanStd, keep_opinion
 from .rollout import RolloutBuffer, taken
 from ..world import World
 
-# %% ../../nbs/38_ppo.ipynb #0823fd6a
+# %% ../../nbs/38_ppo.ipynb #e8429492
 class PPOConfig(Strict):
     "The numbers of PPO"
     lr: float = Field(3e-4, gt=0)                     # of Adam
@@ -47,6 +47,12 @@ class PPOConfig(Strict):
     normalize_returns: bool = True
     normalize_obs: bool = False                       # for worlds that do not scale their own
     bf16: bool = False                                # encoder and memory in bfloat16
+
+    @model_validator(mode='after')
+    def _one_old_value(self):
+        require(not (self.vtrace and self.clip_value),
+                'vtrace = True with clip_value = True: expected one of them, each has its own old value')
+        return self
 
     @property
     def chunk(self) -> int:
@@ -116,7 +122,7 @@ class Seat:
             sent, self.state = self.actor.decide(obs, self.state, done, mask, self.greedy)
         self.action[self.rows] = sent
 
-# %% ../../nbs/38_ppo.ipynb #1fb7ccc1
+# %% ../../nbs/38_ppo.ipynb #2725b634
 class PPOTrainer:
     "Collects rollouts with a model and improves it"
 
@@ -142,11 +148,13 @@ class PPOTrainer:
     def _space(self, seat: Seat) -> RolloutBuffer:
         "The buffer for this seat, made once and filled again at every rollout"
         c, spec, N = self.config, seat.world.spec, len(seat.rows)
+        team, each = self.model.team_size, N//spec.num_worlds
+        require(not team or each % team == 0, f'{each} rows of a world: expected whole teams of {team}')
         shape = (c.rollout_steps, N, spec.obs_dim)
         if self.buffer is None or self.buffer.obs.shape != shape or self.buffer.actions.shape[
             -1] != spec.action_dim:
             self.buffer = RolloutBuffer.create(*shape, spec.action_dim, self.device, spec.mask_dim,
-                                               self.model.lstm_hidden_dim, c.chunk, N//spec.num_worlds,
+                                               self.model.lstm_hidden_dim, c.chunk, each,
                                                self.dtype)
         self.buffer.bootstrap.zero_(); self.buffer.ratios.fill_(1)
         return self.buffer
@@ -158,7 +166,8 @@ class PPOTrainer:
         """Play `rollout_steps` decisions with the rows `agent_ids`; the buffer is filled again by the next
         call"""
         world: World = getattr(vec_env, 'world', vec_env)
-        if (world.game < 0).any(): world.reset(worlds=world.game < 0)
+        over = (world.terminated | world.truncated) & (not world.autoreset) | (world.game < 0)
+        if over.any(): world.reset(worlds=over)
         seat = Seat(refresh(self.actor, self.model), world, agent_ids, lstm_state)
         b, rows, start, simulated = self._space(seat), seat.rows, perf_counter(), 0.
         for t in range(self.config.rollout_steps):
@@ -181,6 +190,7 @@ class PPOTrainer:
         for x in (b.values, next_value): x.copy_(self.scale.denormalize(x))  # (10)
         b.compute_gae(next_value, last, self.config.gamma, self.config.gae_lambda)
         if self.config.normalize_obs: self.seen = self.obs_scale.moments(b.obs[b.valid > 0].float())
+        for game in getattr(vec_env, 'games', ()): game.opened()   # its lists know who is in the game now
         self.seconds['simulate'], self.seconds['infer'] = simulated, perf_counter() - start - simulated
         return b, seat.state
 
@@ -271,12 +281,16 @@ class PPOTrainer:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.bf16):
             return self.model.evaluate_actions_sequence(mb.obs, mb.actions, mb.dones, state, mask)[:3]
 
-    def _moved_on(self, b: RolloutBuffer, chunk: int, rows: torch.Tensor, logprobs, values) -> None:
-        "Note what the policy of now says of these steps: whom it would follow, and what it expects"
-        at = slice(chunk*b.chunk_steps, (chunk + 1)*b.chunk_steps)
-        ratio = (logprobs.detach() - b.logprobs[at, rows]).exp().clamp(max=1)
-        b.ratios[at, rows] = torch.where(b.valid[at, rows] > 0, ratio, 1)
-        b.values[at, rows] = self.scale.denormalize(values.detach())
+    @torch.no_grad()
+    def _reconsider(self, b: RolloutBuffer) -> None:
+        "Advantages as the policy of now sees them: how likely it finds what was done, and what it expects"
+        for chunk, rows in self.minibatches(b):
+            mb, at = taken(b, chunk, rows), slice(chunk*b.chunk_steps, (chunk + 1)*b.chunk_steps)
+            logprobs, _, values = self._evaluate(mb)
+            ratio = (logprobs - mb.logprobs).exp().clamp(max=1)
+            b.ratios[at, rows] = torch.where(mb.valid > 0, ratio, 1)
+            b.values[at, rows] = self.scale.denormalize(values)
+        b.compute_gae(b.next_value, b.next_done, self.config.gamma, self.config.gae_lambda)
 
     def _epoch(self, buffer: RolloutBuffer) -> dict[str, torch.Tensor]:
         "Every minibatch once: the mean of what there is to watch"
@@ -287,7 +301,6 @@ class PPOTrainer:
             loss, info = self._compute_losses(mb, logprobs, values, entropies)
             info['grad_norm'] = self._descend(loss)
             seen.append(torch.stack(list(info.values())).detach())
-            if self.config.vtrace: self._moved_on(buffer, chunk, rows, logprobs, values)
         return dict(zip(info, torch.stack(seen).mean(0)))
 
     def update(self, buffer: RolloutBuffer) -> dict[str, float]:
@@ -297,19 +310,17 @@ class PPOTrainer:
         left = variance(buffer.returns - buffer.values)/variance(buffer.returns).clamp(min=1e-8)
         if c.normalize_returns: self._rescale(buffer)
         for epoch in range(c.update_epochs):  # (22)
-            if epoch and c.vtrace:  # (23)
-                buffer.compute_gae(buffer.next_value, buffer.next_done, c.gamma, c.gae_lambda)
+            if epoch and c.vtrace: self._reconsider(buffer)  # (23)
             seen.append(self._epoch(buffer))
             kl = seen[-1]['approx_kl'][None].double()
             ranks = self.total(kl)
             if c.target_kl and float(kl)/ranks > c.target_kl: break
         if c.normalize_obs: self._rescale_obs()
-        means = torch.stack([torch.stack(list(info.values())) for info in seen]).mean(0).double()
-        ranks = self.total(means)
-        means /= ranks
+        means = torch.stack([torch.stack(list(info.values())) for info in seen]).mean(0)
+        means = torch.cat([means, torch.stack([1 - left, buffer.valid.mean()])]).double()
+        means /= self.total(means)
         self.seconds['learn'] = perf_counter() - start
         logstd = self.model.actor_logstd.detach()
-        return dict(zip(seen[0], means.tolist())) | dict(
-            explained_variance=1 - float(left), epochs=float(len(seen)),
-            lr=self.optimizer.param_groups[0]['lr'],
-            valid_share=float(buffer.valid.mean()), logstd=float(logstd.mean()) if len(logstd) else 0.)
+        return dict(zip([*seen[0], 'explained_variance', 'valid_share'], means.tolist())) | dict(
+            epochs=float(len(seen)), lr=self.optimizer.param_groups[0]['lr'],
+            logstd=float(logstd.mean()) if len(logstd) else 0.)

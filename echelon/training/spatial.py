@@ -26,7 +26,7 @@ def cells(places: Any,      # [n, 2] or more columns: x, y from the middle of th
     a, b = np.floor((at/size + .5)*grid).clip(0, grid - 1).astype(int).T
     return a, b
 
-# %% ../../nbs/52_spatial.ipynb #fb627491
+# %% ../../nbs/52_spatial.ipynb #e8e2bf69
 HIT = KINDS.index('hit')
 
 class SpatialAccumulator:
@@ -36,7 +36,7 @@ class SpatialAccumulator:
         require(1 <= grid_size <= 4096, f'grid_size = {grid_size}: expected 1 to 4096')
         self.grid_size = grid_size
         self.death_locations, self.damage_locations, self.movement_density = (
-            np.zeros((grid_size, grid_size), np.float32) for _ in range(3))    # [x, y]
+            np.zeros((grid_size, grid_size)) for _ in range(3))    # [x, y]
 
     @property
     def counts(self) -> dict[str, np.ndarray]:
@@ -59,6 +59,7 @@ class SpatialAccumulator:
             before: np.ndarray | None = None       # `alive` one decision ago; None: nobody can have died
             ) -> np.ndarray:
         "Count one moment of one game; gives who is alive now, which the next call wants to know"
+        require(0 < size < np.inf, f'size = {size}: expected a width above 0')
         pos = frame['pos']
         alive = np.array(frame.get('alive', np.ones(len(pos))), bool)
         self._count(self.movement_density, pos[alive], size)

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['SUGGESTED', 'PROBED', 'TrainConfig', 'suggested', 'fast_bf16', 'cores', 'settled', 'seating', 'dealt', 'tallied',
-           'rates', 'described', 'built', 'key_of', 'Training', 'train', 'optimiser_arrays', 'load_optimiser',
+           'rates', 'About', 'described', 'built', 'key_of', 'Training', 'train', 'optimiser_arrays', 'load_optimiser',
            'shared_arrays', 'own_arrays', 'part', 'tensors', 'machine', 'save_checkpoint', 'latest', 'load_checkpoint',
            'load_policy', 'run_rank', 'main', 'settle_in', 'alive', 'pids', 'start', 'stop', 'watch', 'quickest']
 
-# %% ../../nbs/39_trainer.ipynb #8db17de9
+# %% ../../nbs/39_trainer.ipynb #5a01ceb8
 import json, os, platform, shutil, signal, subprocess, sys, time
 from pathlib import Path
 from statistics import median
@@ -23,6 +23,7 @@ from pydantic import Field
 
 from ..config import Strict
 from ..core import mix, require
+from ..rl.distributions import layout_of
 from ..rl.lstm_state import LSTMState
 from ..rl.model import ActorCriticLSTM, acting_copy, refresh
 from ..store import load, save, write_json
@@ -61,11 +62,11 @@ class TrainConfig(Strict):
     wandb_name: str = ''
     tensorboard: bool = False
 
-# %% ../../nbs/39_trainer.ipynb #2415ea65
+# %% ../../nbs/39_trainer.ipynb #86b14752
 SUGGESTED: dict[str, dict[str, Any]] = dict(
     corridor=dict(hidden=32, lstm=32, updates=30, ranks=1, precision='float32',
                   ppo=dict(lr=3e-3, lr_final=.3, rollout_steps=32, minibatch=1024)),
-    mech=dict(opponents=dict(recruit=.4, self=.4, random=.2), updates=400, stagger=250,
+    mech=dict(policy='suite', opponents=dict(recruit=.4, self=.4, random=.2), updates=400, stagger=250,
               ppo=dict(lr=1e-3, lr_final=.1, gamma=.995, rollout_steps=32, update_epochs=3, minibatch=2560,
                        ent_coef=.001, target_kl=.03)))
 
@@ -153,7 +154,18 @@ def rates(window: list[dict[str, float]]) -> dict[str, float]:
         if kind == 'games_side' and n: out[f'win_rate_side/{name}'] = s[f'win_side/{name}']/n
     return out
 
-# %% ../../nbs/39_trainer.ipynb #9f7b9c51
+# %% ../../nbs/39_trainer.ipynb #21d9c272
+class About(Strict):
+    "A policy in plain values, as it stands in a checkpoint: from anybody, so with limits"
+    kind: Literal['plain', 'suite'] = 'plain'
+    obs_dim: int = Field(ge=1, le=100_000)
+    action_dim: int = Field(ge=1, le=1000)
+    hidden: int = Field(ge=1, le=8192)
+    lstm: int = Field(ge=1, le=8192)
+    blocks: list[dict[str, Any]]
+    extra: list[dict[str, Any]] = []
+    team_size: int = Field(0, ge=0, le=1000)
+
 def described(config: TrainConfig, spec: WorldSpec, team_size: int) -> dict[str, Any]:
     "What is needed to build the policy of a run"
     require(config.policy == 'plain' or spec.name == 'mech',
@@ -165,14 +177,17 @@ def described(config: TrainConfig, spec: WorldSpec, team_size: int) -> dict[str,
 
 def built(about: dict[str, Any]) -> ActorCriticLSTM:
     "The policy so described, with fresh weights"
-    blocks = tuple(Block(**b) for b in about['blocks'])
-    if about['kind'] == 'plain':
-        return ActorCriticLSTM(about['obs_dim'], about['action_dim'], about['hidden'], about['lstm'], blocks,
-                               about['team_size'])
-    from echelon.rl.suite_model import CombatSuiteActorCritic
-    extra = tuple(Column(**f | dict(shape=tuple(f['shape']))) for f in about['extra'])
-    return CombatSuiteActorCritic(about['action_dim'], blocks, extra, about['hidden'], about['lstm'],
-                                  about['team_size'])
+    a = About(**about)
+    blocks = tuple(Block(**b) for b in a.blocks)
+    outputs = layout_of(blocks, a.action_dim).outputs
+    require(outputs <= 100_000, f'{outputs} outputs of the action head: expected at most 100000')
+    if a.kind == 'plain':
+        return ActorCriticLSTM(a.obs_dim, a.action_dim, a.hidden, a.lstm, blocks, a.team_size)
+    from echelon.rl.suite_model import FLAT_OBS_DIM, CombatSuiteActorCritic
+    extra = tuple(Column(**f | dict(shape=tuple(f['shape']))) for f in a.extra)
+    size = FLAT_OBS_DIM + sum(f.size for f in extra)
+    require(size == a.obs_dim, f'obs_dim = {a.obs_dim}: expected {size}, as the fields say')
+    return CombatSuiteActorCritic(a.action_dim, blocks, extra, a.hidden, a.lstm, a.team_size)
 
 # %% ../../nbs/39_trainer.ipynb #658e4ed7
 def key_of(*numbers: int) -> np.uint64:
@@ -181,7 +196,7 @@ def key_of(*numbers: int) -> np.uint64:
     for n in numbers[1:]: key = np.uint64(mix(key, np.uint64(n)))
     return key
 
-# %% ../../nbs/39_trainer.ipynb #d500c98f
+# %% ../../nbs/39_trainer.ipynb #d5ad1829
 class Training:
     """The state of a run in one process: worlds, policy, optimiser, opponents; `update()` moves it by one
     update"""
@@ -223,7 +238,7 @@ class Training:
             self._stagger()
             if self.number % c.self_every == 0:
                 for seat in self.seats: refresh(seat.actor, self.model)
-            self.ppo.progress(self.number/c.updates)
+            self.ppo.progress(self.number/max(1, c.updates - 1))
             buffer, self.memory = self.ppo.collect_rollout(self.world, self.rows, self.memory, self.seats)
             metrics = self.ppo.update(buffer)
         self.number += 1
@@ -289,13 +304,14 @@ def shared_arrays(training: Training) -> dict[str, np.ndarray]:
             **{f'scale.{k}': v for k, v in ppo.scale.state().items()},
             **{f'obs_scale.{k}': v for k, v in ppo.obs_scale.state().items()}}
 
-# %% ../../nbs/39_trainer.ipynb #4829f411
+# %% ../../nbs/39_trainer.ipynb #daf963c2
 def own_arrays(training: Training) -> dict[str, np.ndarray]:
     "What each rank has of its own: its worlds, the memories in them and the frozen opponent, if it meets one"
     states = [training.memory, *(s.state for s in training.seats)]
     frozen = {k: v for s in training.seats for k, v in s.actor.state_dict().items()}
     return {**{f'world.{k}': v for k, v in training.world.state().items()},
             **{f'frozen.{k}': v.float().numpy().copy() for k, v in frozen.items()},
+            'frozen_scales': np.array([s.actor.scales_obs for s in training.seats]),
             **{f'memory.{i}.{n}': x.float().numpy().copy() for i, s in enumerate(states) for n,
                x in zip('hc', s)}}
 
@@ -330,7 +346,7 @@ def save_checkpoint(training: Training, folder: Any, name: str | None = None) ->
             for p in (old, *home.glob(f'{old.name}.rank*')): shutil.rmtree(p)
     return home/label
 
-# %% ../../nbs/39_trainer.ipynb #4cdef001
+# %% ../../nbs/39_trainer.ipynb #866b9c11
 def latest(folder: Any) -> Path | None:
     "The newest checkpoint of a run"
     return max((p for p in (Path(folder)/'checkpoints').glob('*') if p.name.isdigit()), default=None,
@@ -355,18 +371,23 @@ def load_checkpoint(training: Training, path: Any) -> None:
     t.memory = memories[0]
     for seat, memory in zip(t.seats, memories[1:]):
         seat.state = memory; seat.actor.load_state_dict(tensors(part(own, 'frozen')))
-        seat.actor.scales_obs = data['scales_obs']
+        seat.actor.scales_obs = bool(own['frozen_scales'][0])
     t.number, t.rows_seen, t.window, t.best = data['update'], data['rows_seen'], data['window'], data['best']
 
-# %% ../../nbs/39_trainer.ipynb #9699acbc
+# %% ../../nbs/39_trainer.ipynb #2eaa24ce
 def load_policy(path: Any) -> tuple[ActorCriticLSTM, dict[str, Any]]:
     "The policy of a checkpoint, or of a run's folder (its best, else its latest), and what is known about it"
     home = Path(path)
     if (home/'checkpoints').is_dir():
         home = home/'checkpoints'/'best' if (home/'checkpoints'/'best').is_dir() else latest(home) or home
     arrays, data = load(home, 'checkpoint')
-    model = built(data['policy'])
-    model.load_state_dict(tensors(part(arrays, 'model'))); model.scales_obs = data['scales_obs']
+    try:
+        model = built(data['policy'])
+        model.load_state_dict(tensors(part(arrays, 'model')))
+    except (TypeError, KeyError, ValueError, RuntimeError) as error:
+        told = ' '.join(str(error).split())[:200]
+        raise ValueError(f'checkpoint {str(home)!r}: no policy of ours, {told}') from None
+    model.scales_obs = data['scales_obs']
     return model.requires_grad_(False), data
 
 # %% ../../nbs/39_trainer.ipynb #838858cd
@@ -400,15 +421,17 @@ def run_rank(folder: Any, rank: int = 0, ranks: int = 1, total=None) -> None:
     state('done')
     training.ppo.total(torch.zeros(1))   # who ends before rank 0 has said `done` would look like a failure
 
-# %% ../../nbs/39_trainer.ipynb #17a1e19e
+# %% ../../nbs/39_trainer.ipynb #13c61ff7
 def main(folder: str) -> int:
     "The program of one rank; its place comes from the environment, as under `torchrun`"
     rank, ranks = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
-    threads = int(os.environ.get('OMP_NUM_THREADS', 1))
+    where = Path(folder)/'config.json'
+    threads = TrainConfig(**json.loads(where.read_text())).threads if where.exists() else 1
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     torch.set_num_threads(threads)     # after numba, whose pool sets torch's threads too when it starts
     if ranks > 1:
         meeting = os.environ.get('ECHELON_MEETING')
+        if meeting is None and rank == 0: write_json(Path(folder)/'processes.json', [os.getpid()])
         dist.init_process_group('gloo', init_method=f'file://{meeting}' if meeting else 'env://', rank=rank,
                                 world_size=ranks)
 
@@ -422,14 +445,15 @@ def main(folder: str) -> int:
         if ranks > 1: dist.destroy_process_group()
     return 0
 
-# %% ../../nbs/39_trainer.ipynb #ce353c35
+# %% ../../nbs/39_trainer.ipynb #cb33710c
 def settle_in(config: TrainConfig, folder: Path) -> TrainConfig:
     "The config of the run in `folder`: settled and written down if it is new, compared if it is not"
     where = folder/'config.json'
     if not where.exists():
         config = settled(quickest(config)); write_json(where, config.model_dump(mode='json')); return config
     begun = TrainConfig(**json.loads(where.read_text()))
-    chosen = dict(ranks=begun.ranks, threads=begun.threads, probe=begun.probe) if config.ranks == 0 else {}
+    chosen: dict[str, Any] = dict(probe=begun.probe)      # what was measured is no setting
+    if config.ranks == 0: chosen |= dict(ranks=begun.ranks, threads=begun.threads)
     if config.precision == 'auto': chosen['precision'] = begun.precision
     asked = config.model_copy(update=chosen)
     old, new = json.loads(begun.model_dump_json()), json.loads(asked.model_dump_json())
@@ -506,19 +530,20 @@ def watch(folder: Any, poll: float = .3) -> Iterator[dict]:
             raise RuntimeError('the training process ended early\n' + '\n'.join(last))
         time.sleep(poll)
 
-# %% ../../nbs/39_trainer.ipynb #66c28c9c
+# %% ../../nbs/39_trainer.ipynb #32c66399
 PROBED = 50     # updates from which a run is long enough to be worth a probe
 
 def quickest(config: TrainConfig, updates: int = 4) -> TrainConfig:
     "The config with the faster way to use all cores, if that was left open and the run is a long one"
-    n = settled(config).ranks
-    if config.ranks or n == 1 or config.updates < PROBED: return config
+    ways = sorted({(settled(config).ranks, 1), (1, cores())}, reverse=True)
+    if config.ranks or len(ways) == 1 or config.updates < PROBED: return config
     short = dict(updates=updates, checkpoint_every=updates, wandb='disabled', tensorboard=False)
     rate: dict[tuple[int, int], float] = {}
-    for ranks, threads in ((n, 1), (1, n)):
+    for ranks, threads in ways:
         with TemporaryDirectory() as folder:
             start(config.model_copy(update=dict(short, ranks=ranks, threads=threads)), folder)
-            rate[ranks, threads] = median(row['time']['rows_per_s'] for row in list(watch(folder))[1:])
+            try: rate[ranks, threads] = median(row['time']['rows_per_s'] for row in list(watch(folder))[1:])
+            finally: stop(folder)
     ranks, threads = max(rate, key=lambda way: rate[way])
     seen = {f'{r} x {t}': round(v) for (r, t), v in rate.items()}
     return config.model_copy(update=dict(ranks=ranks, threads=threads, probe=seen))
