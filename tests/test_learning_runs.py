@@ -10,8 +10,8 @@ from echelon.store import load, save
 from echelon.training.evaluation import evaluate, wilson
 from echelon.training.metrics import GLOSSARY, Logger, meaning, read_rows
 from echelon.training.trainer import (TrainConfig, Training, alive, latest, load_checkpoint, load_policy,
-                                      pids, save_checkpoint, settle_in, settled, start, stop, suggested, train,
-                                      watch)
+                                      pids, save_checkpoint, settle_in, settled, start, stop, suggested,
+                                      train, watch)
 
 torch.set_num_threads(1)
 
