@@ -10,7 +10,7 @@ from echelon.rl.suite_model import (FLAT_OBS_DIM, CombatSuiteActorCritic, DeepSe
                                     compute_role_indices, flat_obs_to_suite_obs)
 from echelon.training.evaluation import evaluate
 from echelon.training.ppo import PPOConfig, PPOTrainer
-from echelon.training.trainer import (Training, load_checkpoint, load_policy, save_checkpoint, settled,
+from echelon.training.trainer import (Training, load_policy, settled,
                                       suggested)
 from echelon.world import Block, Field, make
 
@@ -126,13 +126,12 @@ def test_no_layer_is_saturated_at_the_start():
     world.reset()
     for _ in range(20): world.step()
     torch.manual_seed(0)
-    for model in (CombatSuiteActorCritic(9, world.spec, world.spec.obs[7:]),):
-        seen = []
-        for layer in model.encoder.join:
-            if isinstance(layer, torch.nn.Tanh): layer.register_forward_hook(lambda m, i, o: seen.append(o))
-        y, _ = model.step(torch.tensor(world.obs.reshape(40, -1)), model.initial_state(40), torch.ones(40))
-        assert len(seen) == 2 and all((o.abs() > .97).float().mean() < .02 for o in (*seen, y))
-        assert all(o.abs().mean() > .05 for o in seen)
+    model, seen = CombatSuiteActorCritic(9, world.spec, world.spec.obs[7:]), []
+    for layer in model.encoder.join:
+        if isinstance(layer, torch.nn.Tanh): layer.register_forward_hook(lambda m, i, o: seen.append(o))
+    y, _ = model.step(torch.tensor(world.obs.reshape(40, -1)), model.initial_state(40), torch.ones(40))
+    assert len(seen) == 2 and all((o.abs() > .97).float().mean() < .02 for o in (*seen, y))
+    assert all(o.abs().mean() > .05 for o in seen)
 
 
 def test_roles_are_the_classes_of_the_rows():
@@ -154,16 +153,11 @@ def test_the_suite_part_is_never_normalised():
     assert (model.obs_std[706:] != 1).any()
 
 
-def test_a_run_with_it_goes_on_bit_for_bit_and_its_policy_can_be_examined(tmp_path):
+def test_a_run_with_it_goes_on_bit_for_bit_and_its_policy_can_be_examined(goes_on):
     config = settled(suggested('mech', policy='suite', central_critic=True, worlds=4, updates=4, hidden=16,
                                lstm=16, precision='bfloat16', world_config=MECH,
                                ppo=dict(rollout_steps=8, update_epochs=2, minibatch=80, vtrace=True)))
-    one = Training(config)
-    for _ in range(2): one.update()
-    path = save_checkpoint(one, tmp_path)
-    rest = [one.update()[0] for _ in range(2)]
-    two = Training(config); load_checkpoint(two, path)
-    assert [two.update()[0] for _ in range(2)] == rest
+    path, _ = goes_on(config, updates=2)
     model, about = load_policy(path)
     assert isinstance(model, CombatSuiteActorCritic) and model.team_size == 10 and about['update'] == 2
     result = evaluate(model, 'mech', MECH, 'idle', games=4)

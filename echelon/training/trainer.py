@@ -6,7 +6,8 @@
 __all__ = ['SUGGESTED', 'PROBED', 'TrainConfig', 'suggested', 'fast_bf16', 'cores', 'settled', 'seating', 'dealt', 'tallied',
            'rates', 'About', 'described', 'built', 'key_of', 'Training', 'train', 'optimiser_arrays', 'load_optimiser',
            'shared_arrays', 'own_arrays', 'part', 'tensors', 'machine', 'save_checkpoint', 'latest', 'load_checkpoint',
-           'load_policy', 'run_rank', 'main', 'settle_in', 'alive', 'pids', 'start', 'stop', 'watch', 'quickest']
+           'load_policy', 'config_in', 'run_rank', 'main', 'settle_in', 'alive', 'pids', 'start', 'stop', 'watch',
+           'quickest']
 
 # %% ../../nbs/39_trainer.ipynb #5a01ceb8
 import json, os, platform, shutil, signal, subprocess, sys, time
@@ -390,13 +391,18 @@ def load_policy(path: Any) -> tuple[ActorCriticLSTM, dict[str, Any]]:
     model.scales_obs = data['scales_obs']
     return model.requires_grad_(False), data
 
-# %% ../../nbs/39_trainer.ipynb #838858cd
+# %% ../../nbs/39_trainer.ipynb #544aee9a
+def config_in(folder: Any) -> TrainConfig:
+    "The config of the run in `folder`"
+    where = Path(folder)/'config.json'
+    require(where.exists(), f'folder {str(folder)!r}: expected config.json in it, as `settle_in` writes it')
+    return TrainConfig(**json.loads(where.read_text()))
+
+# %% ../../nbs/39_trainer.ipynb #7eee2429
 def run_rank(folder: Any, rank: int = 0, ranks: int = 1, total=None) -> None:
     "Train in this process as `folder/config.json` says, from its newest checkpoint"
-    folder = Path(folder); where = folder/'config.json'
-    require(where.exists(), f'folder {str(folder)!r}: expected config.json in it, as `settle_in` writes it')
-    config = TrainConfig(**json.loads(where.read_text()))
-    require(config.ranks in (0, ranks), f'{ranks} processes: {str(where)!r} expects ranks = {config.ranks}')
+    folder, config = Path(folder), config_in(folder)
+    require(config.ranks in (0, ranks), f'{ranks} processes: {str(folder)!r} expects ranks = {config.ranks}')
     training = Training(config, rank, ranks, total)
     if (newest := latest(folder)): load_checkpoint(training, newest)
     state = lambda word: write_json(folder/'status.json',
@@ -421,12 +427,12 @@ def run_rank(folder: Any, rank: int = 0, ranks: int = 1, total=None) -> None:
     state('done')
     training.ppo.total(torch.zeros(1))   # who ends before rank 0 has said `done` would look like a failure
 
-# %% ../../nbs/39_trainer.ipynb #13c61ff7
+# %% ../../nbs/39_trainer.ipynb #07475a46
 def main(folder: str) -> int:
     "The program of one rank; its place comes from the environment, as under `torchrun`"
     rank, ranks = int(os.environ.get('RANK', 0)), int(os.environ.get('WORLD_SIZE', 1))
-    where = Path(folder)/'config.json'
-    threads = TrainConfig(**json.loads(where.read_text())).threads if where.exists() else 1
+    try: threads = config_in(folder).threads
+    except ValueError as error: print(error, file=sys.stderr); return 2
     numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
     torch.set_num_threads(threads)     # after numba, whose pool sets torch's threads too when it starts
     if ranks > 1:
@@ -445,13 +451,13 @@ def main(folder: str) -> int:
         if ranks > 1: dist.destroy_process_group()
     return 0
 
-# %% ../../nbs/39_trainer.ipynb #cb33710c
+# %% ../../nbs/39_trainer.ipynb #ebe75360
 def settle_in(config: TrainConfig, folder: Path) -> TrainConfig:
     "The config of the run in `folder`: settled and written down if it is new, compared if it is not"
     where = folder/'config.json'
     if not where.exists():
         config = settled(quickest(config)); write_json(where, config.model_dump(mode='json')); return config
-    begun = TrainConfig(**json.loads(where.read_text()))
+    begun = config_in(folder)
     chosen: dict[str, Any] = dict(probe=begun.probe)      # what was measured is no setting
     if config.ranks == 0: chosen |= dict(ranks=begun.ranks, threads=begun.threads)
     if config.precision == 'auto': chosen['precision'] = begun.precision
