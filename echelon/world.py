@@ -371,9 +371,10 @@ class Corridor(World):
         return dict(tick=s['t'][w].copy(), pos=pos, half=np.full((N, 2), .4, np.float32),
                     team=np.zeros(N, np.int32), alive=self.alive[w].copy(), place=place, cue=cue)
 
-# %% ../nbs/02_world.ipynb #f6762306
+# %% ../nbs/02_world.ipynb #d79153bd
 WORLDS = dict(corridor='echelon.world:Corridor,CorridorConfig', mech='echelon.env.battle:MechWorld,EnvConfig',
-              gymnasium='echelon.gymnasium:GymnasiumWorld,GymnasiumConfig')
+              gymnasium='echelon.gymnasium:GymnasiumWorld,GymnasiumConfig',
+              swarm='echelon.swarm.world:SwarmWorld,SwarmConfig')
 
 def checked(name: str, config: dict[str, Any]) -> tuple[type[World], Strict]:
     "The kind of world called `name` and its whole config, before anything of it is made"
