@@ -128,7 +128,7 @@ def rules_of(c: SwarmConfig) -> np.ndarray:
     for name, value in values.items(): r[name] = value
     return r
 
-# %% ../../nbs/60_swarm_physics.ipynb #bfe0a4b8
+# %% ../../nbs/60_swarm_physics.ipynb #16dee100
 ROBOT = np.dtype([
     ('x', 'f4'), ('y', 'f4'), ('c', 'f4'), ('s', 'f4'),          # u; where its nose points: cosine and sine
     ('vx', 'f4'), ('vy', 'f4'), ('w', 'f4'),                     # u/s; rad/s, counter-clockwise
@@ -144,10 +144,10 @@ ROBOT = np.dtype([
     ('cell', 'i4'), ('next', 'i4'),                              # of the grid; the next robot in it, −1 none
     ('near', 'i4'), ('touching', 'i4')], align=True)             # things in reach; of these, that it touches
 ARENA = np.dtype([
-    ('key', 'u8'),                                               # all chance of this game comes from it
+    ('key', 'u8'), ('tick', 'i8'),                               # all its chance; substeps since it opened
     ('width', 'f4'), ('height', 'f4'), ('level', 'i4'),          # u; difficulty
     ('columns', 'i4'), ('rows', 'i4'),                           # of the grid
-    ('tick', 'i4'), ('decision', 'i4'), ('over', 'i4'),          # since the game opened; 1: it is cut
+    ('decision', 'i4'), ('over', 'i4'),                          # since the game opened; 1: it is cut
     ('touching', 'i4')], align=True)                             # how many robots touch anything
 CELL = np.float32(50)   # u: width of a cell of the grid
 SLOTS = 8               # things in reach of one robot; six robots of its size find room around it
