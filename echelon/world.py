@@ -125,7 +125,7 @@ class Opening(Strict):
     seed: int = Range(ge=0, lt=2**64)     # of the world it was played in
     game: int = Range(ge=0, lt=2**62)     # how many games that seed had opened before
 
-# %% ../nbs/02_world.ipynb #4d86b532
+# %% ../nbs/02_world.ipynb #13e891f5
 class World:
     "A batch of games: buffers written in place. Each kind fills in `_open(mask)`, `_advance()`, `frame(w)`"
     opening_kind: type[Opening] = Opening
@@ -155,7 +155,7 @@ class World:
     def terrain(self, w: int) -> np.ndarray | None: "Materials as they are now, `uint8 [S,S,H]`; None: flat"
     def _shaped(self, w: int) -> dict[str, Any]: return {}     # what an opening says beyond seed and game
     def _shape(self, opening: Opening, w: int) -> None: "Prepare for that opening, or refuse it unchanged"
-    def _ease(self, settings: dict[str, Any]) -> None: "Shape later games; look at every value before any is set"
+    def _ease(self, settings: dict[str, Any]) -> None: "Shape games to come; refuse before setting any"
 
     @classmethod
     def weight(cls, config: Strict) -> int:
@@ -217,7 +217,8 @@ class World:
         "Shape each world's next game; None leaves a thing as it is, what is refused changes nothing"
         known = tuple(self.get_curriculum())
         for name in settings:
-            require(name in known, f'curriculum {name!r} in world {self.spec.name!r}: expected one of {known}')
+            require(name in known,
+                    f'curriculum {name!r} in world {self.spec.name!r}: expected one of {known}')
         self._ease({name: value for name, value in settings.items() if value is not None})
 
     @property

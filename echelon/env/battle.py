@@ -319,7 +319,7 @@ def checked_range(name: str, value: Any) -> tuple[int, int]:
     require(whole and 0 < pair[0] <= pair[1], f'{name} = {value!r}: expected two integers in order, above 0')
     return int(pair[0]), int(pair[1])
 
-# %% ../../nbs/25_battle.ipynb #6d28600f
+# %% ../../nbs/25_battle.ipynb #34dda912
 class MechWorld(World):
     "Battles of two teams of mechs; see the contract in `echelon.world.World`"
     config: EnvConfig
@@ -385,7 +385,7 @@ class MechWorld(World):
 
     def _ease(self, settings):
         arms, top = settings.get('weapon_prob', 1.), self.config.packs_per_team
-        known = isinstance(arms, numbers.Real) and not isinstance(arms, bool) and 0 <= arms <= 1
+        known = isinstance(arms, numbers.Real) and not isinstance(arms, bool) and 0 <= float(arms) <= 1
         require(known, f'weapon_prob = {arms!r}: expected a number from 0 to 1')
         packs = checked_range('packs_per_team_range', settings.get('packs_per_team_range', (1, top)))
         require(packs[1] <= top, f'packs_per_team_range = {packs}: expected at most {top}, the number '

@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['Stage', 'CurriculumConfig', 'Curriculum', 'spells', 'timeline']
 
-# %% ../../nbs/09_curriculum.ipynb #626b96d7
+# %% ../../nbs/09_curriculum.ipynb #618999eb
 from typing import Annotated, Any
 
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from ..config import Strict
-from ..core import draw, require
+from ..core import require
 
 # %% ../../nbs/09_curriculum.ipynb #c77c7d02
 class Stage(Strict):
@@ -83,12 +83,13 @@ def spells(stages: list[int]) -> list[tuple[int, int, int]]:
     cuts = [0, *(k for k in range(1, len(stages)) if stages[k] != stages[k - 1]), len(stages)]
     return [(stages[a], a, b) for a, b in zip(cuts, cuts[1:]) if b > a]
 
-# %% ../../nbs/09_curriculum.ipynb #c2009f13
+# %% ../../nbs/09_curriculum.ipynb #0eccf892
 def timeline(rows: list[dict],            # of a run's metrics
              config: CurriculumConfig,
              success: str = 'win_rate'):  # the metric that the stages were judged by
     "Success over the updates of a run, on bands that show its stages, as a Plotly figure"
     from echelon.draw import COLOURS, GREY, curve, strokes
+    require(bool(rows), 'rows = []: expected those of a run')
     at, values = [r['update'] for r in rows], np.array([r.get(success, np.nan) for r in rows])
     low, high = min(0., np.nanmin(values, initial=0.)), max(1., np.nanmax(values, initial=1.))
     bands: dict[int, list] = {}

@@ -47,9 +47,9 @@ class EvalStats:
     mean_reward: float             # of one row in a whole game
     stats: dict[str, float]        # what else the world counted that belongs to no team, in an average game
 
-# %% ../../nbs/40_evaluation.ipynb #51b43b18
-def stats_of(side: np.ndarray, won: np.ndarray, lost: np.ndarray, length, margin, kills, reward,
-             counted: dict[str, np.ndarray]) -> EvalStats:
+# %% ../../nbs/40_evaluation.ipynb #30b3eedb
+def stats_of(counted: dict[str, np.ndarray], side: np.ndarray, won: np.ndarray, lost: np.ndarray, length,
+             margin, kills, reward) -> EvalStats:
     "The result of games, one number each"
     rate = lambda at: float(won[at].mean()) if at.any() else np.nan
     low, high = wilson(won.sum(), len(won))
@@ -96,7 +96,7 @@ def played(world: World, players, limit: int) -> tuple[np.ndarray, np.ndarray]:
         require(length.max() < limit, f'game of {limit} decisions: expected it to end')
     return length, reward
 
-# %% ../../nbs/40_evaluation.ipynb #f790c145
+# %% ../../nbs/40_evaluation.ipynb #3ed4c3b5
 def evaluate(model: Any,                        # a policy, 'random', or the name of a script
              world_name: str, config: dict | None = None,
              opponent: Any = 'random',          # of the other side: the same kinds
@@ -111,14 +111,14 @@ def evaluate(model: Any,                        # a policy, 'random', or the nam
             torch.manual_seed(int(key_of(seed, first)) >> 1)
             index = np.arange(first, min(games, first + worlds))
             parts.append(examined(model, opponent, world_name, config or {}, index, seed, greedy, limit))
-    *numbers, counted = zip(*parts)
-    return stats_of(*map(np.concatenate, numbers),
-                    counted={k: np.concatenate([c[k] for c in counted]) for k in counted[0]})
+    counted, *numbers = zip(*parts)
+    return stats_of({k: np.concatenate([c[k] for c in counted]) for k in counted[0]},
+                    *map(np.concatenate, numbers))
 
-# %% ../../nbs/40_evaluation.ipynb #39989de9
+# %% ../../nbs/40_evaluation.ipynb #5d02ac57
 def examined(model, opponent, world_name: str, config: dict, index: np.ndarray, seed: int, greedy: bool,
              limit: int) -> tuple:
-    "One batch of games: side, won, lost, length, margin, kills, reward and other statistics of each"
+    "One batch of games: other statistics, then side, won, lost, length, margin, kills and reward of each"
     sides = make(world_name, worlds=1, **config).spec.num_teams
     world = make(world_name, worlds=len(index), seed=np.array([key_of(seed, k//sides) for k in index]),
                  autoreset=False, **config)
@@ -133,9 +133,9 @@ def examined(model, opponent, world_name: str, config: dict, index: np.ndarray, 
     s, none = world.stats, np.zeros((len(index), sides))
     won = s['win'][at, side] > .5
     lost = ~won if sides == 1 else s['win'].sum(1) - s['win'][at, side] > .5
-    return (side, won, lost, length, s.get('hp_margin', none)[at, side], s.get('kill', none)[at, side],
-            reward[at[:, None], own].mean(1),
-            {k: v.copy() for k, v in s.items() if v.ndim == 1 and k not in ('games', 'decisions')})
+    counted = {k: v.copy() for k, v in s.items() if v.ndim == 1 and k not in ('games', 'decisions')}
+    return (counted, side, won, lost, length, s.get('hp_margin', none)[at, side],
+            s.get('kill', none)[at, side], reward[at[:, None], own].mean(1))
 
 # %% ../../nbs/40_evaluation.ipynb #97ea9e44
 def evaluate_vs_heuristic(model: Any, env_cfg: Any, episodes: int = 100, seeds: Any = 0, device: str = 'cpu',
