@@ -121,7 +121,7 @@ def test_the_picture_has_a_band_for_each_stage():
     bands = {t.name: t for t in fig.data if t.fill}
     assert list(bands) == ['dry', 'wet', 'ice'] and np.isnan(bands['dry'].x).sum() == 2
     assert np.nanmin(bands['wet'].y) == -2 and np.nanmax(bands['wet'].y) == 3
-    assert timeline(rows[:1], CurriculumConfig(), 'luck').data[0].y.shape == (1,)
+    assert timeline(rows[:1], CurriculumConfig(), 'luck').data[-1].y.shape == (1,)
     with pytest.raises(ValueError, match='rows = '): timeline([], CurriculumConfig())
     assert spells([2]) == [(2, 0, 1)] and spells([]) == []
 
@@ -164,6 +164,15 @@ def test_opponents_of_a_stage_take_their_seats(tmp_path, cut):
     two = Training(config); load_checkpoint(two, path)
     for _ in range(6 - cut): again = two.update()[0]
     assert again == metrics and (one.world.digest() == two.world.digest()).all()
+
+
+def test_what_a_stage_does_not_name_is_as_made():
+    stages = [dict(name='as made'), dict(name='ice', world=dict(slip=.6)),
+              dict(name='again', world=dict(slip=None))]
+    one = Training(small(curriculum=dict(stages=stages, games=1, **GOES_UP), world_config=dict(slip=.2)))
+    met = {}
+    for _ in range(6): met[one.curriculum.stage] = one.world.get_curriculum()['slip']; one.update()
+    assert met == {0: .2, 1: .6, 2: .2} and one.world.opening(0)['slip'] == .2
 
 
 def test_games_of_an_earlier_stage_do_not_count():

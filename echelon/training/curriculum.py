@@ -83,7 +83,7 @@ def spells(stages: list[int]) -> list[tuple[int, int, int]]:
     cuts = [0, *(k for k in range(1, len(stages)) if stages[k] != stages[k - 1]), len(stages)]
     return [(stages[a], a, b) for a, b in zip(cuts, cuts[1:]) if b > a]
 
-# %% ../../nbs/09_curriculum.ipynb #0eccf892
+# %% ../../nbs/09_curriculum.ipynb #6146268f
 def timeline(rows: list[dict],            # of a run's metrics
              config: CurriculumConfig,
              success: str = 'win_rate'):  # the metric that the stages were judged by
@@ -104,4 +104,5 @@ def timeline(rows: list[dict],            # of a run's metrics
         fig.add_trace(strokes(path, colour, name, 0, fill=colour).update(opacity=.22))
     for level in (config.promote, config.demote):
         fig.add_trace(strokes([[at[0], level], [at[-1], level]], GREY, width=1, dash='dot'))
+    fig.data = (*fig.data[1:], fig.data[0])        # the curve lies above the bands
     return fig

@@ -194,10 +194,11 @@ def built(about: dict[str, Any]) -> ActorCriticLSTM:
     require(size == a.obs_dim, f'obs_dim = {a.obs_dim}: expected {size}, as the fields say')
     return CombatSuiteActorCritic(a.action_dim, blocks, extra, a.hidden, a.lstm, a.team_size)
 
-# %% ../../nbs/39_trainer.ipynb #6ec9de7c
+# %% ../../nbs/39_trainer.ipynb #3cadb870
 def enter(world: World, usual: dict[str, Any], stage: Stage) -> None:
     "Open the games to come as a stage wants them; what it does not name is as `usual`"
-    try: world.set_curriculum(**usual | stage.world)
+    named = {name: value for name, value in stage.world.items() if value is not None}
+    try: world.set_curriculum(**usual | named)
     except ValueError as error: raise ValueError(f'stage {stage.name!r}: {error}') from None
 
 def try_stages(config: TrainConfig, world: World) -> None:
@@ -228,7 +229,7 @@ def key_of(*numbers: int) -> np.uint64:
     for n in numbers[1:]: key = np.uint64(mix(key, np.uint64(n)))
     return key
 
-# %% ../../nbs/39_trainer.ipynb #fdf116bc
+# %% ../../nbs/39_trainer.ipynb #f4437542
 class Training:
     """The state of a run in one process: worlds, policy, optimiser, opponents; `update()` moves it by one
     update"""
@@ -240,8 +241,8 @@ class Training:
         self.best: tuple[int, float] | None = None      # stage and success
         self.world = make(c.world, worlds=c.worlds//ranks, **c.world_config)
         self.index = dealt(c.worlds, rank, ranks, self.world.spec.num_teams)
-        try_stages(c, self.world)
         self.usual, self.curriculum = self.world.get_curriculum(), Curriculum(c.curriculum)
+        try_stages(c, self.world)
         self.first_cut = np.array([int(key_of(c.seed, w, 1)) % max(1, -(-c.stagger//c.ppo.rollout_steps))
                                    for w in self.index])
         self.about = described(c, self.world.spec, self.world.spec.team.count(0))
