@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['WORLDS', 'Field', 'Block', 'choice', 'WorldSpec', 'fingerprint', 'Watcher', 'Opening', 'World', 'CorridorConfig',
-           'Corridor', 'checked', 'make']
+           'CorridorOpening', 'Corridor', 'checked', 'make']
 
 # %% ../nbs/02_world.ipynb #a53dc9bb
 import hashlib
@@ -59,7 +59,7 @@ def choice(column: np.ndarray, choices: int) -> np.ndarray:
     known = np.where(np.isnan(column), np.float32(0), column)
     return (known.clip(np.float32(0), np.float32(choices - 1)) + np.float32(.5)).astype(np.int64)
 
-# %% ../nbs/02_world.ipynb #36f0f2df
+# %% ../nbs/02_world.ipynb #e066f445
 @dataclass(frozen=True)
 class WorldSpec:
     "What a world is made of: `W` games of `N` rows, and the names of their columns"
@@ -72,6 +72,7 @@ class WorldSpec:
     obs: tuple[Field, ...]
     action: tuple[Block, ...]
     scripts: tuple[str, ...] = ()   # scripted policies, by `control` 1, 2, …
+    success: str = 'win_rate'       # the rate of a run by which a policy is called better
 
     @property
     def obs_dim(self) -> int: return sum(f.size for f in self.obs)
@@ -124,7 +125,7 @@ class Opening(Strict):
     seed: int = Range(ge=0, lt=2**64)     # of the world it was played in
     game: int = Range(ge=0, lt=2**62)     # how many games that seed had opened before
 
-# %% ../nbs/02_world.ipynb #08d2acfc
+# %% ../nbs/02_world.ipynb #13e891f5
 class World:
     "A batch of games: buffers written in place. Each kind fills in `_open(mask)`, `_advance()`, `frame(w)`"
     opening_kind: type[Opening] = Opening
@@ -154,6 +155,7 @@ class World:
     def terrain(self, w: int) -> np.ndarray | None: "Materials as they are now, `uint8 [S,S,H]`; None: flat"
     def _shaped(self, w: int) -> dict[str, Any]: return {}     # what an opening says beyond seed and game
     def _shape(self, opening: Opening, w: int) -> None: "Prepare for that opening, or refuse it unchanged"
+    def _ease(self, settings: dict[str, Any]) -> None: "Shape games to come; refuse before setting any"
 
     @classmethod
     def weight(cls, config: Strict) -> int:
@@ -206,6 +208,18 @@ class World:
         self._shape(known := self.opening_kind(**opening), w)
         self.seeds[w], self.game[w] = known.seed, known.game - 1
         self._fresh(np.arange(self.spec.num_worlds) == w)
+
+    def get_curriculum(self) -> dict[str, Any]:
+        "What shapes games that are not open yet: names and present values"
+        return {}
+
+    def set_curriculum(self, **settings: Any) -> None:
+        "Shape each world's next game; None leaves a thing as it is, what is refused changes nothing"
+        known = tuple(self.get_curriculum())
+        for name in settings:
+            require(name in known,
+                    f'curriculum {name!r} in world {self.spec.name!r}: expected one of {known}')
+        self._ease({name: value for name, value in settings.items() if value is not None})
 
     @property
     def rules(self) -> str:
@@ -302,10 +316,16 @@ class CorridorConfig(Strict):
     slip: float = Range(.1, ge=0, lt=1)          # chance that a step forward fails
     agents: int = Range(1, ge=1, le=64)          # walkers, each with its own cue; the game ends with the last
 
-# %% ../nbs/02_world.ipynb #d8527f42
+# %% ../nbs/02_world.ipynb #2d27802d
+class CorridorOpening(Opening):
+    "How one walk was opened"
+    slip: float = Range(ge=0, lt=1)              # chance that a step forward fails in this game
+
+# %% ../nbs/02_world.ipynb #f2a7fb53
 class Corridor(World):
     "Walk to the end, open the door of the cue: +1 right, −1 wrong, −0.01 a step; cut after `4·length` steps"
     config: CorridorConfig
+    opening_kind, _later = CorridorOpening, ('next_slip',)
 
     def __init__(self, num_worlds: int, config: CorridorConfig, seed=0, autoreset: bool = True):
         N, n = config.agents, 1 + 4*config.length
@@ -316,14 +336,28 @@ class Corridor(World):
                          (Block('go', 'categorical', 0, choices=3),), ('random', 'solver'))
         super().__init__(spec, config, seed, autoreset)
         self._state = dict(place=np.zeros((num_worlds, N), np.int32), cue=np.zeros((num_worlds, N), np.int32),
-                           chosen=np.zeros((num_worlds, N), np.int32), t=np.zeros(num_worlds, np.int32))
+                           chosen=np.zeros((num_worlds, N), np.int32), t=np.zeros(num_worlds, np.int32),
+                           slip=np.full(num_worlds, config.slip),
+                           next_slip=np.full(num_worlds, config.slip))
         self.limit = n - 1
+
+    def get_curriculum(self): return dict(slip=float(self._state['next_slip'][0]))
+
+    def _ease(self, settings):
+        slip = settings.get('slip', 0.)
+        known = isinstance(slip, (int, float)) and not isinstance(slip, bool) and 0 <= slip < 1
+        require(known, f'slip = {slip!r}: expected a number from 0 to below 1')
+        if settings: self._state['next_slip'][:] = slip
+
+    def _shaped(self, w): return dict(slip=float(self._state['slip'][w]))
+    def _shape(self, opening, w): self._state['next_slip'][w] = opening.slip
 
     def _open(self, mask):
         s, key = self._state, self.key
         for w in np.flatnonzero(mask):
             for i in range(self.spec.num_agents): s['cue'][w, i] = 1 if draw(key[w], 0, i, 0) < .5 else -1
         for name in ('place', 'chosen', 't'): s[name][mask] = 0
+        s['slip'][mask] = s['next_slip'][mask]
         self.alive[mask] = True
         self._observe(mask)
 
@@ -350,8 +384,8 @@ class Corridor(World):
         self._scripted(key)
         go = choice(self.action[..., 0], 3)
         at_end = s['place'] == self.config.length
-        slipped = np.array([[draw(k, t, i, 1) < self.config.slip for i in range(was.shape[1])]
-                            for k, t in zip(key, s['t'])])
+        slipped = np.array([[draw(k, t, i, 1) < p for i in range(was.shape[1])]
+                            for k, t, p in zip(key, s['t'], s['slip'])])
         s['place'] += was & ~at_end & (go == 0) & ~slipped
         chose = was & at_end & (go > 0)
         right = chose & ((go == 2) == (s['cue'] > 0))

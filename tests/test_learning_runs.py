@@ -2,6 +2,7 @@
 import json
 import os
 import signal
+import time
 
 import pytest
 import torch
@@ -10,8 +11,8 @@ from echelon.store import load, save
 from echelon.training.evaluation import evaluate, wilson
 from echelon.training.metrics import GLOSSARY, Logger, meaning, read_rows
 from echelon.training.trainer import (TrainConfig, Training, alive, latest, load_policy,
-                                      pids, save_checkpoint, settle_in, settled, start, stop, suggested,
-                                      train, watch)
+                                      pids, run_rank, save_checkpoint, settle_in, settled, start, stop,
+                                      suggested, train, watch)
 
 torch.set_num_threads(1)
 
@@ -46,6 +47,83 @@ def test_two_ranks_killed_go_on_to_the_same_end(tmp_path):
     (rows, weights), (again, other) = run('whole', False), run('killed', True)
     assert rows == again and len(rows) == 6
     assert all((weights[k] == other[k]).all() for k in weights if not k.startswith('stats'))
+
+
+def altered(checkpoint):
+    arrays = checkpoint/'arrays.safetensors'
+    raw = bytearray(arrays.read_bytes()); raw[-9] ^= 4; arrays.write_bytes(raw)
+
+
+def cut(checkpoint): os.truncate(checkpoint/'arrays.safetensors', 100)
+
+
+def rolling(**settings):
+    "Milestones at the end only, and a rolling checkpoint every second update"
+    return small(**dict(checkpoint_every=99, recovery_rows=2*8*32, ranks=1) | settings)
+
+
+def killed(folder): return [os.kill(pid, signal.SIGKILL) for pid in pids(folder)]
+
+
+def begun(folder, config, at=None, after=0.):
+    "Start a run and let it end, or kill it so many seconds after it has told of an update"
+    start(config, folder)
+    for row in watch(folder, poll=.005):
+        if row['update'] == at: time.sleep(after); killed(folder); break
+    while any(map(alive, pids(folder))): time.sleep(.01)
+    return without_time(read_rows(folder/'metrics.jsonl'))
+
+
+@pytest.fixture(scope='module')
+def undisturbed(tmp_path_factory):
+    "Rows and final arrays of a rolling run that nobody disturbs"
+    folder = tmp_path_factory.mktemp('undisturbed')
+    return begun(folder, rolling(updates=10)), load(latest(folder), 'checkpoint')[0]
+
+
+@pytest.mark.parametrize('spoil', [None, altered, cut])
+def test_rolling_checkpoints_bring_a_killed_run_to_the_same_end(undisturbed, tmp_path, capfd, spoil):
+    config = rolling(updates=10)
+    for at, after in ((1, 0.), (4, .03), (7, .1)): begun(tmp_path, config, at, after)
+    lying = sorted(int(p.name) for p in (tmp_path/'recovery').iterdir() if p.name.isdigit())
+    assert len(lying) == 2 and min(lying) >= 4 and not any(n % 2 for n in lying), 'two, every second update'
+    capfd.readouterr()
+    if spoil:
+        newest = latest(tmp_path); spoil(newest)
+        assert int(latest(tmp_path).name) == lying[0]
+        told = capfd.readouterr().err.splitlines()
+        assert len(told) == 1 and str(newest) in told[0] and 'damaged' in told[0]
+    rows = begun(tmp_path, config)
+    assert not (tmp_path/'recovery').exists() and latest(tmp_path).name == '000010'
+    assert rows == undisturbed[0] and len(rows) == 10
+    arrays = load(latest(tmp_path), 'checkpoint')[0]
+    assert all((arrays[k] == a).all() for k, a in undisturbed[1].items())
+    assert ('damaged' in capfd.readouterr().err) == bool(spoil), 'start says so where it is called'
+
+
+def test_two_ranks_take_the_same_older_checkpoint_when_one_part_is_missing(tmp_path):
+    whole, folder, config = tmp_path/'whole', tmp_path/'spoilt', rolling(ranks=2, recovery_rows=8*32)
+    for place in (whole, folder): place.mkdir()
+    rows = begun(whole, config)
+    begun(folder, config, 4)
+    newest = latest(folder)
+    assert newest.parent.name == 'recovery' and (folder/'recovery'/f'{newest.name}.rank1').is_dir()
+    altered(folder/'recovery'/f'{newest.name}.rank1')
+    assert int(latest(folder).name) == int(newest.name) - 1
+    assert begun(folder, config) == rows and not (folder/'recovery').exists()
+    assert all('damaged' in (folder/f'log-{rank}.txt').read_text() for rank in (0, 1))
+
+
+def test_milestones_and_rolling_checkpoints_are_kept_apart(tmp_path):
+    one = Training(settled(rolling(keep=1)))
+    for k in range(5):
+        one.update()
+        save_checkpoint(one, tmp_path, rolling=k not in (1, 3))
+    names = {home: sorted(p.name for p in (tmp_path/home).iterdir()) for home in ('checkpoints', 'recovery')}
+    assert names == dict(checkpoints=['000004'], recovery=['000003', '000005'])
+    assert latest(tmp_path).name == '000005'
+    altered(tmp_path/'recovery'/'000005')
+    assert latest(tmp_path) == tmp_path/'checkpoints'/'000004'
 
 
 def test_a_probed_run_goes_on_by_its_own_ranks(tmp_path):
@@ -95,11 +173,11 @@ def test_bad_folders_are_one_line(tmp_path):
     with pytest.raises(ValueError, match='seed = 9'): start(small(updates=2, seed=9), folder)
     model, about = load_policy(folder)
     assert about['update'] == 2 and evaluate(model, 'corridor', dict(memory=True), games=8).episodes == 8
-    arrays = latest(folder)/'arrays.safetensors'
-    raw = bytearray(arrays.read_bytes()); raw[-9] ^= 4; arrays.write_bytes(raw)
-    with pytest.raises(ValueError, match='damaged'): load_policy(latest(folder))
-    start(small(updates=2), folder)
-    with pytest.raises(RuntimeError, match='damaged'): list(watch(folder, poll=.05))
+    newest = latest(folder)
+    altered(newest)
+    with pytest.raises(ValueError, match='damaged'): load_policy(newest)
+    with pytest.raises(ValueError, match='all 1 checkpoints are damaged'): start(small(updates=2), folder)
+    with pytest.raises(ValueError, match='all 1 checkpoints are damaged'): run_rank(folder)
     foreign = tmp_path/'foreign'; foreign.mkdir()
     with pytest.raises(ValueError, match='expected a folder with data.json'): load_policy(foreign)
     (foreign/'data.json').write_text('[]'); (foreign/'arrays.safetensors').write_bytes(b'')

@@ -5,10 +5,11 @@
 # %% auto #0
 __all__ = ['view', 'decide', 'REST', 'OPEN', 'DECIDE', 'TAIL', 'Width', 'forget', 'count', 'tally_zone', 'viewing', 'deciding',
            'play', 'roster', 'possible', 'bounded', 'settled', 'flyable', 'buildable', 'sayable', 'middle_of', 'beamed',
-           'draw_shots', 'draw_mechs', 'draw_game', 'draw_lists', 'MechOpening', 'MechWorld']
+           'draw_shots', 'draw_mechs', 'draw_game', 'draw_lists', 'MechOpening', 'checked_range', 'MechWorld']
 
-# %% ../../nbs/25_battle.ipynb #8fff5ec1
-from typing import Annotated
+# %% ../../nbs/25_battle.ipynb #b0f051b7
+import numbers
+from typing import Annotated, Any
 
 import numpy as np
 from numba import prange
@@ -310,7 +311,15 @@ class MechOpening(Opening):
     arms: float = Field(ge=0, le=1)                  # scripts fire with this share of their chance
     map: Recipe
 
-# %% ../../nbs/25_battle.ipynb #e3f1356d
+# %% ../../nbs/25_battle.ipynb #4e0a528c
+def checked_range(name: str, value: Any) -> tuple[int, int]:
+    "`value` as two integers in order, if it is that"
+    pair = tuple(value) if isinstance(value, (tuple, list)) else ()
+    whole = len(pair) == 2 and all(isinstance(v, numbers.Integral) and not isinstance(v, bool) for v in pair)
+    require(whole and 0 < pair[0] <= pair[1], f'{name} = {value!r}: expected two integers in order, above 0')
+    return int(pair[0]), int(pair[1])
+
+# %% ../../nbs/25_battle.ipynb #34dda912
 class MechWorld(World):
     "Battles of two teams of mechs; see the contract in `echelon.world.World`"
     config: EnvConfig
@@ -369,6 +378,22 @@ class MechWorld(World):
         "Let scripts fire with this share of their chance, from 0 to 1, each world from its next game on"
         require(0 <= share <= 1, f'arms = {share}: expected a share from 0 to 1')
         self.arms[:] = share
+
+    def get_curriculum(self):
+        return dict(weapon_prob=round(float(self.arms[0]), 6), map_size_range=tuple(self.sizes[0].tolist()),
+                    packs_per_team_range=tuple(self.packs[0].tolist()))
+
+    def _ease(self, settings):
+        arms, top = settings.get('weapon_prob', 1.), self.config.packs_per_team
+        known = isinstance(arms, numbers.Real) and not isinstance(arms, bool) and 0 <= float(arms) <= 1
+        require(known, f'weapon_prob = {arms!r}: expected a number from 0 to 1')
+        packs = checked_range('packs_per_team_range', settings.get('packs_per_team_range', (1, top)))
+        require(packs[1] <= top, f'packs_per_team_range = {packs}: expected at most {top}, the number '
+                'of packs that this was made with')
+        if 'map_size_range' in settings:                      # the last that can be refused
+            self.set_sizes(*checked_range('map_size_range', settings['map_size_range']))
+        if 'packs_per_team_range' in settings: self.set_packs(*packs)
+        if 'weapon_prob' in settings: self.set_arms(arms)
 
     def _slots(self, deal: np.ndarray) -> np.ndarray:
         "Where on the shelf the maps of `deal` `[n,4]` lie, `int32 [n]`; missing ones are brought there"

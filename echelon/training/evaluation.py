@@ -28,7 +28,7 @@ def wilson(wins: float, games: float, z: float = 1.96) -> tuple[float, float]:
     middle, half = p + z*z/(2*n), z*np.sqrt(p*(1 - p)/n + z*z/(4*n*n))
     return max(0., float((middle - half)/(1 + z*z/n))), min(1., float((middle + half)/(1 + z*z/n)))
 
-# %% ../../nbs/40_evaluation.ipynb #bec50411
+# %% ../../nbs/40_evaluation.ipynb #8ba50bcd
 @dataclass(frozen=True)
 class EvalStats:
     "The result of an examination, from the examined policy's view"
@@ -45,16 +45,18 @@ class EvalStats:
     win_rate_red: float
     kills_per_game: float
     mean_reward: float             # of one row in a whole game
+    stats: dict[str, float]        # what else the world counted that belongs to no team, in an average game
 
-# %% ../../nbs/40_evaluation.ipynb #04c955c7
-def stats_of(side: np.ndarray, won: np.ndarray, lost: np.ndarray, length, margin, kills, reward) -> EvalStats:
+# %% ../../nbs/40_evaluation.ipynb #30b3eedb
+def stats_of(counted: dict[str, np.ndarray], side: np.ndarray, won: np.ndarray, lost: np.ndarray, length,
+             margin, kills, reward) -> EvalStats:
     "The result of games, one number each"
     rate = lambda at: float(won[at].mean()) if at.any() else np.nan
     low, high = wilson(won.sum(), len(won))
     return EvalStats(float(won.mean()), float(np.mean(margin)), float(np.mean(length)), len(won),
                      int(won.sum()), int((~won & ~lost).sum()), int(lost.sum()),
                      low, high, rate(side == 0), rate(side == 1), float(np.mean(kills)),
-                     float(np.mean(reward)))
+                     float(np.mean(reward)), {k: float(v.mean()) for k, v in counted.items()})
 
 # %% ../../nbs/40_evaluation.ipynb #5d7157d8
 def chance(world: World, rows: np.ndarray,      # [W, R]
@@ -94,7 +96,7 @@ def played(world: World, players, limit: int) -> tuple[np.ndarray, np.ndarray]:
         require(length.max() < limit, f'game of {limit} decisions: expected it to end')
     return length, reward
 
-# %% ../../nbs/40_evaluation.ipynb #325cbd08
+# %% ../../nbs/40_evaluation.ipynb #3ed4c3b5
 def evaluate(model: Any,                        # a policy, 'random', or the name of a script
              world_name: str, config: dict | None = None,
              opponent: Any = 'random',          # of the other side: the same kinds
@@ -109,12 +111,14 @@ def evaluate(model: Any,                        # a policy, 'random', or the nam
             torch.manual_seed(int(key_of(seed, first)) >> 1)
             index = np.arange(first, min(games, first + worlds))
             parts.append(examined(model, opponent, world_name, config or {}, index, seed, greedy, limit))
-    return stats_of(*(np.concatenate(x) for x in zip(*parts)))
+    counted, *numbers = zip(*parts)
+    return stats_of({k: np.concatenate([c[k] for c in counted]) for k in counted[0]},
+                    *map(np.concatenate, numbers))
 
-# %% ../../nbs/40_evaluation.ipynb #7be82e0d
+# %% ../../nbs/40_evaluation.ipynb #5d02ac57
 def examined(model, opponent, world_name: str, config: dict, index: np.ndarray, seed: int, greedy: bool,
              limit: int) -> tuple:
-    "One batch of games: side, won, lost, length, margin, kills and reward of each"
+    "One batch of games: other statistics, then side, won, lost, length, margin, kills and reward of each"
     sides = make(world_name, worlds=1, **config).spec.num_teams
     world = make(world_name, worlds=len(index), seed=np.array([key_of(seed, k//sides) for k in index]),
                  autoreset=False, **config)
@@ -129,8 +133,9 @@ def examined(model, opponent, world_name: str, config: dict, index: np.ndarray, 
     s, none = world.stats, np.zeros((len(index), sides))
     won = s['win'][at, side] > .5
     lost = ~won if sides == 1 else s['win'].sum(1) - s['win'][at, side] > .5
-    return (side, won, lost, length, s.get('hp_margin', none)[at, side], s.get('kill', none)[at, side],
-            reward[at[:, None], own].mean(1))
+    counted = {k: v.copy() for k, v in s.items() if v.ndim == 1 and k not in ('games', 'decisions')}
+    return (counted, side, won, lost, length, s.get('hp_margin', none)[at, side],
+            s.get('kill', none)[at, side], reward[at[:, None], own].mean(1))
 
 # %% ../../nbs/40_evaluation.ipynb #97ea9e44
 def evaluate_vs_heuristic(model: Any, env_cfg: Any, episodes: int = 100, seeds: Any = 0, device: str = 'cpu',

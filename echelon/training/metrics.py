@@ -10,7 +10,7 @@ import json, os
 from pathlib import Path
 from typing import Any
 
-# %% ../../nbs/06_metrics.ipynb #c827d546
+# %% ../../nbs/06_metrics.ipynb #1c9f7d77
 GLOSSARY = {
     'rows': 'Decisions of the learner so far, dead rows included.',
     'games': 'Games finished in the window of recent updates that the rates below are taken over.',
@@ -36,7 +36,9 @@ GLOSSARY = {
     'lr': 'Learning rate of this update.',
     'valid_share': 'Share of the learner\'s rows that were alive and so counted in the policy loss.',
     'logstd': 'Mean log standard deviation of the sticks.',
-    'best_win_rate': 'The highest win rate of a full window so far; its weights are kept as `best`.',
+    'best': 'The highest success of a full window so far, on the highest stage so far; its weights are kept '
+            'as `best`. What counts as success, the world says: mostly `win_rate`.',
+    'stage': 'Stage of the curriculum in this update, from 0; the rates are of games opened in it.',
 }
 
 # %% ../../nbs/06_metrics.ipynb #64140cc4
