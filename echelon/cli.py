@@ -96,7 +96,11 @@ def running(folder: Path) -> bool:
         except PermissionError: pass      # there, and somebody else's
     return True
 
-# %% ../nbs/55_cli.ipynb #95b6f0ba
+# %% ../nbs/55_cli.ipynb #2c08e2bc
+STATES = dict(waiting='getting ready', starting='starting', running='learning', done='learning is done',
+              gone='its process is gone')
+
+# %% ../nbs/55_cli.ipynb #d3231e9c
 class Run:
     "What the folder of a run tells, read along while it grows"
 
@@ -118,9 +122,9 @@ class Run:
         there = running(self.folder)         # before the status: who has just said `done` may leave
         written = stamp(self.folder/'status.json')
         status = told(self.folder/'status.json') if written != self.old else None
-        if not status: return []
+        if not isinstance(status, dict) or status.get('state') not in STATES: return []
         starting = status['state'] == 'starting' and stamp(self.folder/'processes.json') < written
-        self.state, self.updates = status['state'], status['updates']
+        self.state, self.updates = status['state'], int(status.get('updates', 0))
         if not (there or starting or self.over): self.state = 'gone'
         rows = self._more()
         self.recent.extend(rows)
@@ -156,10 +160,7 @@ def measures(run: Run, row: dict[str, Any], success: str = 'win_rate') -> list[s
     if 'reward' in row: words.append(f"reward {row['reward']:+.4f}")
     return [*words, *filter(None, [success_of(row, success)])]
 
-# %% ../nbs/55_cli.ipynb #1dda0e8a
-STATES = dict(waiting='getting ready', starting='starting', running='learning', done='learning is done',
-              gone='its process is gone')
-
+# %% ../nbs/55_cli.ipynb #a83f8e04
 def heading(run: Run) -> str:
     "What a run is, and where it goes on"
     c = told(run.folder/'config.json') or {}

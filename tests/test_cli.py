@@ -177,6 +177,9 @@ def test_a_line_is_read_when_it_is_whole_and_rubbish_never(toy):
     (toy.folder/'metrics.jsonl').unlink()
     (toy.folder/'status.json').write_text('{"sta')
     assert run.look() == [] and run.state == 'running'
+    for foreign in ('[1]', '{"state": "moon"}', '{}', '3'):
+        (toy.folder/'status.json').write_text(foreign)
+        assert Run(toy.folder).look() == []
 
 
 def test_what_stands_there_of_an_earlier_start_is_not_believed(toy):
