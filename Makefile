@@ -14,13 +14,12 @@ IN      := PATH="$(abspath $(BIN)):$$PATH"
 help:  ## this list
 	@sed -n 's/^\([a-z]*\): [^#]*##  *\(.*\)/  make \1|\2/p' Makefile | column -t -s '|' 2>/dev/null \
 		|| sed -n 's/^\([a-z]*\): [^#]*##  *\(.*\)/  make \1: \2/p' Makefile
-	@echo; echo "  make train RUN=name UPDATES=400 ARGS='-p world corridor' names the run and sets its parameters"
+	@echo; echo "  make train RUN=name UPDATES=400 ARGS='--world corridor' names the run and sets its parameters"
 
 train: $(READY)  ## set up, then train a pack of mechs into runs/demo and show the battle in runs/demo/train.ipynb
 	@run='$(RUN)'; n=2; while [ -e "runs/$$run/train.ipynb" ]; do run="$(RUN)-$$n"; n=$$((n+1)); done; \
-	mkdir -p "runs/$$run" && echo "run: runs/$$run" && \
-	$(BIN)/papermill train.ipynb "runs/$$run/train.ipynb" -p run "$$run" -p updates $(UPDATES) $(ARGS) </dev/null && \
-	echo "the report: runs/$$run/train.ipynb (make lab opens JupyterLab)"
+	echo "run: runs/$$run" && $(BIN)/echelon train --run "$$run" --updates $(UPDATES) $(ARGS) </dev/null && \
+	echo "(make lab opens JupyterLab)"
 
 test: $(READY)  ## set up, then run every check: package, lint, types, tests, notebooks, docs
 	@$(IN) bash .ci/check

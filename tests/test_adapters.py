@@ -25,7 +25,7 @@ from echelon.config import EnvConfig
 from echelon.core import mix
 from echelon.env.adapters import GymnasiumSingle, GymnasiumVector, SB3Vector
 from echelon.env.battle import MechWorld
-from echelon.env.env import EchelonEnv, outcome
+from echelon.env.env import EchelonEnv, ParallelWorld, outcome
 from echelon.named import NamedGame, action_bounds
 from echelon.training.vec_env import VectorEnv
 from echelon.world import Corridor, CorridorConfig, make
@@ -33,6 +33,7 @@ from echelon.world import Corridor, CorridorConfig, make
 ROOT = Path(__file__).resolve().parent.parent
 BATTLE = EnvConfig(world=dict(size=32, pool=2), pack=(0, 2, 1, 0))
 DUEL = EnvConfig(world=dict(size=32, pool=1), pack=(0, 2, 0, 0))
+WORLDS = dict(mech=DUEL.model_dump(), corridor=dict(agents=3, length=2, slip=.5))   # name -> config
 
 
 def noise(rng, *shape): return rng.uniform(-1, 1, shape).astype(np.float32)
@@ -62,12 +63,45 @@ def still(env): return {n: np.zeros(env.world.spec.action_dim, np.float32) for n
 
 # -- PettingZoo
 
-@pytest.mark.parametrize('opponent', [None, 'heuristic'])
-def test_pettingzoo_finds_nothing(opponent):
+def parallel(name): return ParallelWorld(make(name, worlds=1, autoreset=False, **WORLDS[name]))
+
+
+def nothing_found(new):
+    "PettingZoo's own tests of environments that `new` makes, without a warning"
     with warnings.catch_warnings():
         warnings.simplefilter('error')
-        parallel_api_test(EchelonEnv(BATTLE, opponent), num_cycles=500)
-        parallel_seed_test(lambda: EchelonEnv(BATTLE, opponent), num_cycles=200)
+        parallel_api_test(new(), num_cycles=500)
+        parallel_seed_test(new, num_cycles=200)
+
+
+@pytest.mark.parametrize('opponent', [None, 'heuristic'])
+def test_pettingzoo_finds_nothing(opponent): nothing_found(lambda: EchelonEnv(BATTLE, opponent))
+
+
+@pytest.mark.parametrize('name', WORLDS)
+def test_pettingzoo_finds_nothing_in_any_world(name):
+    nothing_found(lambda: parallel(name))
+    env = parallel(name)
+    assert env.metadata['name'] == f'echelon_{name}_v0' and env.possible_agents == list(env.world.spec.agents)
+
+
+@pytest.mark.parametrize('name', WORLDS)
+def test_any_world_by_names_is_that_world(name):
+    env, world = parallel(name), make(name, worlds=1, autoreset=False, **WORLDS[name])
+    rng, rows = np.random.default_rng(2), {n: world.spec.row(n) for n in world.spec.agents}
+    for seed in (4, None):
+        world.reset(seed)
+        obs, _ = env.reset(seed=seed)
+        for _ in range(40):
+            if not env.agents: break
+            assert all((obs[n] == world.obs[0, rows[n]]).all() for n in env.agents)
+            action = rng.uniform(*action_bounds(world.spec), world.action.shape).astype(np.float32)
+            action[0, [i for n, i in rows.items() if n not in env.agents]] = 0
+            world.step(action)
+            obs, rewards, *_ = env.step({n: action[0, rows[n]] for n in env.agents})
+            assert rewards == {n: world.reward[0, rows[n]] for n in rewards}
+        assert (env.world.digest() == world.digest()).all() and (env.state() == world.obs[0]).all()
+        assert env.agents or (world.terminated | world.truncated)[0]
 
 
 @pytest.mark.parametrize('opponent', [None, 'heuristic'])
@@ -189,47 +223,68 @@ def test_a_nan_counts_as_nothing_and_is_counted():
     assert data_equivalence(games[0][0], games[1][0], exact=True) and [g[1] for g in games] == [0, 45]
 
 
-SHAPES = st.sampled_from([(), (0,), (8,), (10,), (1, 9), (9, 1)])
 DTYPES = st.sampled_from(['f8', 'f2', 'i4', '?', 'O', '>f4', 'U1'])
-NO_ROWS = st.one_of(SHAPES.map(lambda s: np.zeros(s, np.float32)), DTYPES.map(lambda d: np.zeros(9, d)),
-                    st.sampled_from([None, 0., [0.]*9, 'row', (0.,)*9, torch.zeros(9)]))
+
+
+def wrong_row(n):
+    "What is no row of `n` float32 numbers"
+    shapes = st.sampled_from([(), (0,), (n - 1,), (n + 1,), (1, n), (n, 1)])
+    return st.one_of(shapes.map(lambda s: np.zeros(s, np.float32)), DTYPES.map(lambda d: np.zeros(n, d)),
+                     st.sampled_from([None, 0., [0.]*n, 'row', (0.,)*n, torch.zeros(n)]))
+
+
 NOBODY = st.one_of(st.text(max_size=8), st.integers(-3, 30), st.none(),
-                   st.sampled_from(['blue_2', 'red_9', 'BLUE_0']))
+                   st.sampled_from(['blue_2', 'red_9', 'BLUE_0', 'walker_3']))
 
 
-@pytest.fixture(scope='module')
-def env():
-    env = EchelonEnv(DUEL)
-    env.reset(seed=3)
-    strike(env, 1)
-    env.step(still(env))
-    return env
+@pytest.fixture(scope='module', params=WORLDS)
+def env(request):
+    "A game in which, where a row can be lost, one has been"
+    env = parallel(request.param)
+    for k, n in enumerate(env.possible_agents): env.action_space(n).seed(k)
+    for seed in range(20):
+        env.reset(seed=seed)
+        if request.param == 'mech': strike(env, 1)
+        for _ in range(20):
+            if len(env.agents) < len(env.possible_agents): break
+            env.step({n: env.action_space(n).sample() for n in env.agents})
+        if env.agents: return env      # else all were lost at once
+    raise AssertionError('every game was over at once')
 
 
 @settings(max_examples=60, deadline=None)
-@given(who=st.integers(0, 2), row=NO_ROWS)
-def test_wrong_rows_are_refused(env, who, row):
-    name = env.agents[who]
+@given(data=st.data())
+def test_wrong_rows_are_refused(env, data):
+    name = data.draw(st.sampled_from(env.agents))
+    row = data.draw(wrong_row(env.world.spec.action_dim))
     assert name in untouched(env.world, lambda: env.step(still(env) | {name: row}))
 
 
 @settings(max_examples=60, deadline=None)
-@given(extra=NOBODY, missing=st.sets(st.integers(0, 2)))
-def test_wrong_names_are_refused(env, extra, missing):
-    right, row = still(env), np.zeros(9, np.float32)
+@given(extra=NOBODY, data=st.data())
+def test_wrong_names_are_refused(env, extra, data):
+    right, row = still(env), np.zeros(env.world.spec.action_dim, np.float32)
     if extra not in right: assert repr(extra) in untouched(env.world, lambda: env.step(right | {extra: row}))
-    gone = [env.agents[k] for k in missing]
-    if gone:
-        message = untouched(env.world, lambda: env.step({n: a for n, a in right.items() if n not in gone}))
-        assert all(n in message for n in gone)
+    gone = data.draw(st.sets(st.sampled_from(env.agents), min_size=1))
+    message = untouched(env.world, lambda: env.step({n: a for n, a in right.items() if n not in gone}))
+    assert all(n in message for n in gone)
+    for lost in set(env.possible_agents) - set(env.agents):
+        message = untouched(env.world, lambda: env.step(right | {lost: row}))
+        assert message.startswith(f'action of {lost}: it is dead')
 
 
 def test_what_is_no_dictionary_is_refused(env):
     for wrong in (None, [], 5, np.zeros((3, 9), np.float32)): untouched(env.world, lambda: env.step(wrong))
-    fresh = EchelonEnv(DUEL)
+    fresh = ParallelWorld(env.world)
     with pytest.raises(ValueError, match='reset'): fresh.step({})
-    with pytest.raises(ValueError, match='nobody'): EchelonEnv(DUEL, opponent='nobody')
+    with pytest.raises(ValueError, match='nobody'): ParallelWorld(env.world, opponent='nobody')
+
+
+def test_a_world_that_is_not_one_game_is_refused():
     with pytest.raises(ValueError, match='autoreset'): NamedGame(make('corridor', worlds=1))
+    for message, wrong in dict(autoreset=dict(worlds=1), games=dict(worlds=2, autoreset=False)).items():
+        world = make('corridor', **wrong)
+        assert message in untouched(world, lambda: ParallelWorld(world, opponent='solver'))
 
 
 # -- lists of environments

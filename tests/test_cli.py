@@ -1,13 +1,17 @@
 "The command `echelon`: flags come from the notebook, a wrong one ends with code 2 and one line."
+import io
 import json
+import os
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
 
-from echelon.cli import main, parameters, parser
+from echelon.cli import Lines, Run, console, main, parameters, parser, screen, success_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,6 +41,8 @@ def echelon(home, line):
     ('eval', 'required: checkpoint'),
     ('eval runs/nowhere --games -1', "--games: '-1'"),
     ('eval runs/nowhere', 'runs/nowhere'),
+    ('watch', 'required: run'),
+    ('watch nowhere', "run 'nowhere': expected the name of a folder"),
     ('smoke --episodes none', "--episodes: 'none'")])
 def test_a_wrong_argument_ends_with_code_2_and_one_line(home, monkeypatch, capsys, line, said):
     monkeypatch.chdir(home)
@@ -66,6 +72,13 @@ def test_train_then_eval(home):
     done = echelon(home, 'train --run tiny --world corridor --updates 2 --worlds 8 --eval-games 4 --ranks 1')
     assert done.returncode == 0, done.stderr[-3000:]
     assert (home/'runs'/'tiny'/'train.ipynb').exists() and (home/'runs'/'tiny'/'metrics.jsonl').exists()
+    said = done.stdout.splitlines()
+    assert said[0] == 'tiny: 2 updates of 8 worlds of corridor, 1 x 1 threads' and '\x1b' not in done.stdout
+    assert said[-2:] == ['tiny: learning is done', 'the report: runs/tiny/train.ipynb']
+    assert [line.split(',')[0] for line in said[1:-2]] == ['tiny: update 1 of 2', 'tiny: update 2 of 2']
+    assert 'tiny: update' not in (home/'runs'/'tiny'/'train.ipynb').read_text()
+    done = echelon(home, 'watch tiny --once')
+    assert done.returncode == 0 and done.stdout.startswith('tiny: update 2 of 2, ')
     done = echelon(home, 'eval runs/tiny --games 10 --seed 3 --json')
     assert done.returncode == 0, done.stderr[-3000:]
     said = json.loads(done.stdout.splitlines()[-1])
@@ -74,6 +87,179 @@ def test_train_then_eval(home):
     names = ('win_rate_blue', 'win_rate_red', 'mean_length')
     assert all(name in said for name in names)
 
+
+# -- following a run
+
+class Toy:
+    "The folder of a run, written as the trainer writes it"
+    def __init__(self, folder, updates=40):
+        self.folder, self.updates, self.update = folder/'toy', updates, 0
+        self.folder.mkdir()
+        self.status('starting')
+
+    def status(self, state):
+        text = json.dumps(dict(state=state, update=self.update, updates=self.updates))
+        (self.folder/'.beside').write_text(text)
+        os.replace(self.folder/'.beside', self.folder/'status.json')
+
+    def add(self, text):
+        with open(self.folder/'metrics.jsonl', 'a') as f: f.write(text)
+
+    def learn(self, updates=1, **more):
+        for _ in range(updates):
+            self.update += 1
+            row = dict(update=self.update, reward=.5, time=dict(update=3., rows_per_s=1000.), **more)
+            self.add(json.dumps(row) + '\n')
+        self.status('done' if self.update == self.updates else 'running')
+
+    def checkpoint(self): (self.folder/'checkpoints'/f'{self.update:06d}').mkdir(parents=True)
+
+    def process(self, code):
+        "Write down a process of the run, as a child of this one"
+        child = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE)
+        (self.folder/'processes.json').write_text(f'[{child.pid}]')
+        return child
+
+
+@pytest.fixture
+def toy(tmp_path): return Toy(tmp_path)
+
+
+class Terminal(io.StringIO):
+    "A text that says it is a terminal"
+    def isatty(self): return True
+
+
+def told(toy, act, out):
+    "What the console says while `act` is done; it has read all when this comes back"
+    with console(toy.folder, out=out, poll=.01) as run:
+        act()
+        while run.row.get('update', 0) < toy.update: time.sleep(.01)
+    return out.getvalue()
+
+
+def test_a_run_is_followed_in_plain_lines(toy):
+    def act():
+        toy.status('starting')
+        for k in range(8): toy.learn(5, win_rate=k/10)
+    lines = told(toy, act, io.StringIO()).splitlines()
+    assert lines[0] == 'toy: 40 updates' and lines[-1] == 'toy: learning is done'
+    assert [int(line.split()[2]) for line in lines[1:-1]] == [4*k for k in range(1, 11)]
+    assert lines[5] == 'toy: update 20 of 40, 1,000 agent-steps/s, 0:01:00 left, reward +0.5000, won 30%'
+    assert all(c.isprintable() for line in lines for c in line)
+
+
+def test_a_terminal_gets_a_bar_and_its_prints_above(toy, monkeypatch):
+    monkeypatch.setenv('TERM', 'xterm')
+    def act():
+        toy.learn(20, win_rate=.25)
+        print('a word of the notebook')
+    out = Terminal()
+    monkeypatch.setattr(sys, 'stdout', out)
+    text = told(toy, act, out)
+    assert '20/40' in text and 'won 25%' in text and 'a word of the notebook' in text and '\x1b[' in text
+    assert sys.stdout is out, 'the stream is put back'
+    monkeypatch.setenv('TERM', 'dumb')
+    assert isinstance(screen(Run(toy.folder), out=out), Lines)
+    assert isinstance(screen(Run(toy.folder), out=io.StringIO()), Lines)
+
+
+def test_a_line_is_read_when_it_is_whole_and_rubbish_never(toy):
+    run = Run(toy.folder)
+    assert run.look() == []
+    toy.learn(2)
+    toy.add('{"update": 3, "rew')
+    assert [row['update'] for row in run.look()] == [1, 2] and run.look() == []
+    toy.add('ard": 1.0}\nrubbish\n[4]\n{"update": 5}\n\x00\n')
+    assert run.look() == [dict(update=3, reward=1.), dict(update=5)] and run.row == dict(update=5)
+    (toy.folder/'metrics.jsonl').write_text('{"update": 1}\n')                     # cut back
+    assert run.look() == [dict(update=1)]
+    (toy.folder/'metrics.jsonl').unlink()
+    (toy.folder/'status.json').write_text('{"sta')
+    assert run.look() == [] and run.state == 'running'
+    for foreign in ('[1]', '{"state": "moon"}', '{}', '3'):
+        (toy.folder/'status.json').write_text(foreign)
+        assert Run(toy.folder).look() == []
+
+
+def test_what_stands_there_of_an_earlier_start_is_not_believed(toy):
+    toy.learn(20); toy.checkpoint(); toy.learn(20)
+    run = Run(toy.folder, anew=True)
+    assert run.look() == [] and run.state == 'waiting' and run.checkpoint == '000020'
+    def act():
+        rows = (toy.folder/'metrics.jsonl').read_text().splitlines(keepends=True)[:20]
+        (toy.folder/'metrics.jsonl').write_text(''.join(rows))
+        toy.update = 20
+        toy.learn(20)
+    lines = told(toy, act, io.StringIO()).splitlines()
+    assert lines[0] == 'toy: 40 updates, goes on from checkpoint 000020'
+    assert [int(line.split()[2]) for line in lines[1:-1]] == [24, 28, 32, 36, 40]
+
+
+def test_the_console_ends_with_the_notebook(toy):
+    before = threading.active_count()
+    with pytest.raises(KeyError), console(toy.folder, out=io.StringIO(), poll=.01): raise KeyError
+    assert threading.active_count() == before
+    with console(toy.folder, out=io.StringIO(), poll=3600.): toy.learn(7)
+    assert threading.active_count() == before
+
+
+def test_success_has_the_name_that_a_world_gives_it():
+    row = {'win_rate': .5, 'stat/goals': 3.25, 'reward': 0.}
+    assert success_of(row) == 'won 50%' and success_of(row, 'stat/goals') == 'goals 3.25'
+    assert success_of({}) == success_of(row, 'stat/none') == ''
+
+
+def test_watch_once_says_how_it_stands(toy, capsys):
+    child = toy.process('input()')
+    toy.learn(10, **{'stat/goals': 2.})
+    assert main(['watch', str(toy.folder), '--once', '--success', 'stat/goals']) == 0
+    said = 'toy: update 10 of 40, 1,000 agent-steps/s, 0:01:30 left, reward +0.5000, goals 2, learning\n'
+    assert capsys.readouterr().out == said
+    child.communicate()
+    assert main(['watch', str(toy.folder), '--once']) == 1
+    assert 'its process is gone' in capsys.readouterr().out
+    toy.learn(30)
+    assert main(['watch', str(toy.folder), '--once']) == 0
+    assert capsys.readouterr().out.endswith('reward +0.5000, learning is done\n')
+
+
+def test_watch_follows_to_the_end(toy, capsys):
+    toy.learn(20)
+    later = threading.Timer(.2, lambda: toy.learn(20))
+    later.start()
+    assert main(['watch', str(toy.folder)]) == 0
+    later.join()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == 'toy: learning is done'
+    assert [int(line.split()[2]) for line in lines[1:-1]] == [20, 24, 28, 32, 36, 40]
+
+
+def test_watch_tells_of_a_process_that_is_gone(toy, capsys):
+    child = toy.process('input()')
+    toy.learn(3)
+    (toy.folder/'log-0.txt').write_text('warming up\nout of memory\n')
+    later = threading.Timer(.2, child.communicate)
+    later.start()
+    assert main(['watch', str(toy.folder)]) == 1
+    later.join()
+    said = capsys.readouterr()
+    assert said.out.splitlines()[-1] == 'toy: its process is gone'
+    assert said.err == 'echelon watch: the process of toy is gone; its log ends: out of memory\n'
+
+
+def test_a_run_that_is_starting_again_is_not_gone(toy):
+    toy.process('').wait()
+    toy.learn(3)
+    run = Run(toy.folder)
+    run.look()
+    assert run.state == 'gone'
+    toy.status('starting')             # as `start` does before it makes processes
+    run.look()
+    assert run.state == 'starting'
+
+
+# -- checkpoints, values, measurements
 
 def test_a_corrupt_or_foreign_checkpoint_is_refused(home, monkeypatch, capsys):
     monkeypatch.chdir(home)

@@ -6,10 +6,11 @@ from base64 import b64decode
 import numpy as np
 import pytest
 
-from echelon.draw import faces
+from echelon.draw import COLOURS, TEAM, faces
 from echelon.sim.mech import KINDS
 from echelon.training.evaluation import evaluate_vs_heuristic
-from echelon.view.picture import extent, landscape, lit, still, tops
+from echelon.view.picture import (beside, caption, extent, hues, landscape, lit, rgb, still, stills, tops,
+                                  write_film)
 from echelon.view.replay import record, verify
 from echelon.view.viewer import EVENTS, SMOOTH, Show, battle, compare, crumbled, export
 from echelon.world import make
@@ -180,6 +181,65 @@ def test_a_still_shows_everybody(replay):
     box = extent([frame], land)
     changed = (np.asarray(full)[22:] != np.asarray(empty)).any(-1)
     for x, y, *_ in frame['pos']: assert changed[int((box[3] - y)*8), int((x - box[0])*8)]
+
+
+def robots(n, **more):
+    "A frame of `n` robots in a row, each with a goal above it"
+    x = np.linspace(50, 350, n, dtype=np.float32)
+    row = lambda y: np.stack([x, np.full(n, y, np.float32)], 1)
+    return dict(tick=0, arena=np.float32([0, 0, 400, 200]), walls=np.float32([[0, 20, 400, 20]]), pos=row(60),
+                goal=row(150), goal_radius=np.float32(12), half=np.full((n, 2), 8, np.float32), **more)
+
+
+def colour_at(frame, x, y):
+    "What a still of two pixels a unit shows at a place"
+    box = extent([frame])
+    pixels = np.asarray(still(frame, scale=2), int)[22:]
+    return pixels[round((box[3] - y)*2), round((x - box[0])*2)]
+
+
+def test_robots_and_goals_have_a_colour_of_their_own():
+    frame, near = robots(4), lambda a, b: abs(a - rgb(b)).max() < 12
+    left, low, right, high = extent([frame])
+    assert left < 0 and low < 0 and right > 400 and high > 200 and right - left < 440
+    for (x, y), (u, v), colour in zip(frame['pos'], frame['goal'], COLOURS):
+        assert near(colour_at(frame, x - 4, y), colour) and near(colour_at(frame, u, v + 11.5), colour)
+        line, inside, beside_it = (colour_at(frame, *p) for p in ((x, 100), (u, v), (x + 5, 100)))
+        assert 0 < line.min() < 255 and (beside_it == 255).all() and inside.min() < 255
+    assert colour_at(frame, 200, 20).max() < 90, 'the wall'
+    off = frame | dict(alive=np.array([False, True, True, True]))
+    assert (colour_at(off, *frame['goal'][0]) == 255).all() and colour_at(off, *frame['goal'][1]).min() < 255
+
+
+def test_nobody_in_a_crowd_has_a_colour():
+    assert hues(robots(20)) == [COLOURS[i % len(COLOURS)] for i in range(20)]
+    assert set(hues(robots(21))) == {TEAM[0]}
+    assert hues(robots(3, team=np.array([0, 1, 1]))) == [TEAM[0], TEAM[1], TEAM[1]]
+    crowd = robots(21)
+    assert (colour_at(crowd, crowd['pos'][0, 0], 100) == 255).all() and colour_at(crowd, 50, 150).min() < 255
+    big = robots(1000) | dict(arena=np.float32([0, 0, 4000, 2000]))
+    assert len(list(stills([big]*2))) == 2 and max(still(big).size) < 500
+
+
+def test_a_caption_counts_only_who_can_die():
+    frame = robots(2)
+    assert caption(frame, 3.) == '3.0 s' and caption(frame) == ''
+    assert caption(frame | dict(alive=np.array([True, False])), 3.) == '3.0 s    Everybody: 1 alive'
+    sides = dict(team=np.array([0, 1]), alive=np.ones(2, bool), score=np.array([3., 0.]))
+    assert caption(frame | sides) == 'Blue: 3 points, 1 alive    Red: 0 points, 1 alive'
+
+
+def test_films_side_by_side(tmp_path):
+    from PIL import Image
+    long, short = ([Image.new('RGB', size, (k, 0, 0)) for k in range(n)]
+                   for size, n in (((40, 30), 5), ((60, 60), 2)))
+    for left, right, at in ((long, short, 60), (short, long, 10)):
+        pair = list(beside(left, right, ('early', 'late')))
+        assert len(pair) == 5 and {p.size for p in pair} == {(40 + 10 + 30, 30 + 26)}
+        assert [p.getpixel((at, 50))[0] for p in pair] == [0, 1, 1, 1, 1], 'the shorter one holds'
+    for wrong in (([], long), (long, iter(()))):
+        with pytest.raises(ValueError, match='0 pictures'): list(beside(*wrong))
+    with Image.open(write_film(tmp_path/'both.gif', beside(long, short))) as gif: assert gif.n_frames == 5
 
 
 def test_faces_cover_what_is_seen():
