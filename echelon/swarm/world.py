@@ -332,7 +332,7 @@ def possible(arena: np.ndarray,    # ARENA [W], from anybody
     things = robot.shape[1] + 4 + g.wall.shape[1]
     return bool(good.all() and inside.all() and (abs(near.astype(int)) <= things).all())
 
-# %% ../../nbs/62_swarm_world.ipynb #939fb52f
+# %% ../../nbs/62_swarm_world.ipynb #eb6f9f1c
 class SwarmOpening(Opening):
     "How a game of the swarm was opened"
     difficulty: int = Range(ge=1, le=3)
@@ -346,7 +346,7 @@ class SwarmWorld(World):
         N, M = config.robots, config.message_dim
         says = (Block('message', 'continuous', 2, M),) if M else ()
         spec = WorldSpec('swarm', num_worlds, N, tuple(f'robot_{i}' for i in range(N)), (0,)*N, config.dt,
-                         layout(config), (Block('motors', 'continuous', 0, 2), *says), SCRIPTS)
+                         layout(config), (Block('motors', 'continuous', 0, 2), *says), SCRIPTS, 'stat/goals')
         super().__init__(spec, config, seed, autoreset)
         self.swarm = g = new_swarm(config, num_worlds, spec.obs_dim)._replace(
             action=self.action, obs=self.obs, control=self.control, reward=self.reward)
@@ -356,15 +356,11 @@ class SwarmWorld(World):
         self.stats |= {name: g.tally[:, k] for k, name in enumerate(TALLY)}
         self.stats |= {f'reward_{name}': g.tally[:, k:k + 1] for k, name in enumerate(TERMS, len(TALLY))}
 
-    def get_curriculum(self) -> dict[str, Any]:
-        "What games to come are like"
-        return dict(difficulty=int(self.levels[0]))
+    def get_curriculum(self): return dict(difficulty=int(self.levels[0]))
 
-    def set_curriculum(self, difficulty: int | None = None) -> None:
-        "Play at a difficulty from 1 to 3, each world from its next game on"
-        if difficulty is None: return
-        SwarmConfig(**self.config.model_dump() | dict(difficulty=difficulty))    # refuses one that cannot be
-        self.levels[:] = difficulty
+    def _ease(self, settings):
+        SwarmConfig(**self.config.model_dump() | settings)    # a difficulty that cannot be is refused there
+        self.levels[:] = settings.get('difficulty', self.levels)
 
     def _open(self, mask):
         clear(self.swarm, mask)
@@ -402,7 +398,7 @@ class SwarmWorld(World):
         a, m, N, R = self.swarm.arena[w], self.swarm.robot[w], self.spec.num_agents, self.config.robot.radius
         pair = lambda x, y: np.stack([m[x], m[y]], -1)
         return dict(tick=a['tick'].copy(), pos=pair('x', 'y'), heading=pair('c', 's'),
-                    half=np.full((N, 2), R, np.float32), team=np.zeros(N, np.int32), alive=np.ones(N, np.bool_),
+                    half=np.full((N, 2), R, np.float32), team=np.zeros(N, np.int32),
                     goal=pair('goal_x', 'goal_y'), goal_radius=np.float32(self.config.goal_radius),
                     arena=np.float32([0, 0, a['width'], a['height']]), walls=self.swarm.wall[w].copy(),
                     goals=m['goals'].copy(), contacts=m['contacts'].copy())
