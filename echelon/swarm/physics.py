@@ -96,7 +96,7 @@ class SwarmConfig(Strict):
                 'fast enough to jump over them')
         return self
 
-# %% ../../nbs/60_swarm_physics.ipynb #b72d8da7
+# %% ../../nbs/60_swarm_physics.ipynb #ae6c166b
 RULES = np.dtype([
     ('radius', 'f4'), ('inv_mass', 'f4'), ('inv_inertia', 'f4'), ('dt', 'f4'),   # dt: s of a substep
     ('keep', 'f4'), ('gain', 'f4'),              # of the speed; u/s that one motor adds in a substep
@@ -106,8 +106,7 @@ RULES = np.dtype([
     ('slides', 'i4'), ('passes', 'i4'), ('limit', 'i4'),        # limit: decisions of a game
     ('reach', 'f4'), ('patience', 'i4'),         # u to the middle of a reached goal; decisions, see `STUCK`
     ('per_minute', 'f4'),                        # of a game's count: what it is in a minute
-    ('w_progress', 'f4'), ('w_goal', 'f4'), ('w_step', 'f4'), ('w_contact', 'f4'), ('w_distance', 'f4')],
-    align=True)
+    ('w_progress', 'f4'), ('w_goal', 'f4'), ('w_step', 'f4'), ('w_distance', 'f4')], align=True)
 
 def rules_of(c: SwarmConfig) -> np.ndarray:
     "The numbers of a config as one record, `RULES [1]`"
@@ -115,7 +114,7 @@ def rules_of(c: SwarmConfig) -> np.ndarray:
     rates, push = ((np.log(2),)*2, 1000.) if c.legacy else ((b.damping, b.turn_damping), b.push)
     keep = [exp(-rate*dt) for rate in rates]
     seconds = [dt if c.legacy else (1 - k)/rate for k, rate in zip(keep, rates)]   # that a push counts for
-    weights = c.rewards.model_dump()
+    weights = c.rewards.model_dump(exclude={'contact'})    # that of a contact belongs to the game
     weights['distance' if c.metric == 'progress' else 'progress'] = 0.
     values = dict(radius=b.radius, inv_mass=1/b.mass, inv_inertia=1/b.inertia, dt=dt,
                   keep=keep[0], gain=seconds[0]*push/b.mass,
@@ -123,12 +122,13 @@ def rules_of(c: SwarmConfig) -> np.ndarray:
                   bounce=b.bounce**2, grip=b.grip**2, wall_bounce=b.bounce*b.wall_bounce,
                   wall_grip=b.grip*b.wall_grip, substeps=c.repeat, pushed=1 if c.legacy else c.repeat,
                   slides=c.slides, passes=c.passes, limit=c.decisions, reach=b.radius + c.goal_radius,
-                  patience=max(1, round(STUCK/c.dt)), per_minute=60/(c.decisions*c.dt), **{f'w_{name}': w for name, w in weights.items()})
+                  patience=max(1, round(STUCK/c.dt)), per_minute=60/(c.decisions*c.dt),
+                  **{f'w_{name}': w for name, w in weights.items()})
     r = np.zeros(1, RULES)
     for name, value in values.items(): r[name] = value
     return r
 
-# %% ../../nbs/60_swarm_physics.ipynb #16dee100
+# %% ../../nbs/60_swarm_physics.ipynb #d720665b
 ROBOT = np.dtype([
     ('x', 'f4'), ('y', 'f4'), ('c', 'f4'), ('s', 'f4'),          # u; where its nose points: cosine and sine
     ('vx', 'f4'), ('vy', 'f4'), ('w', 'f4'),                     # u/s; rad/s, counter-clockwise
@@ -147,7 +147,7 @@ ARENA = np.dtype([
     ('key', 'u8'), ('tick', 'i8'),                               # all its chance; substeps since it opened
     ('width', 'f4'), ('height', 'f4'), ('level', 'i4'),          # u; difficulty
     ('columns', 'i4'), ('rows', 'i4'),                           # of the grid
-    ('decision', 'i4'), ('over', 'i4'),                          # since the game opened; 1: it is cut
+    ('decision', 'i4'), ('contact', 'f4'),                       # since it opened; reward of a contact in it
     ('touching', 'i4')], align=True)                             # how many robots touch anything
 CELL = np.float32(50)   # u: width of a cell of the grid
 SLOTS = 8               # things in reach of one robot; six robots of its size find room around it
@@ -171,14 +171,14 @@ class Swarm(NamedTuple):
     grid: np.ndarray         # int16 [W,cells]: the first robot of each cell, −1 none
     message: np.ndarray      # float32 [W,N,M]: what each robot says
     heard: np.ndarray        # int16 [W,N,hears]: whom it hears, −1 nobody
-    tally: np.ndarray        # float64 [W,9]: statistics since the last drain
+    tally: np.ndarray        # float64 [W,10]: statistics since the last drain
     # what policies and the learner exchange with it
     action: np.ndarray       # float32 [W,N,A]
     obs: np.ndarray          # float32 [W,N,D]
     control: np.ndarray      # int16 [W,N]
     reward: np.ndarray       # float32 [W,N]
 
-# %% ../../nbs/60_swarm_physics.ipynb #b0853557
+# %% ../../nbs/60_swarm_physics.ipynb #6186585b
 def new_swarm(c: SwarmConfig, worlds: int = 1, obs_dim: int = 36) -> Swarm:
     "Arrays for so many games of a config, before any of them is opened"
     W, N, K, M = worlds, c.robots, len(c.walls), c.message_dim
@@ -189,7 +189,7 @@ def new_swarm(c: SwarmConfig, worlds: int = 1, obs_dim: int = 36) -> Swarm:
                  zeros(N, dtype=ROBOT), zeros(2, N, SLOTS, dtype=np.int16), zeros(N, SLOTS),
                  zeros(2, N, SLOTS, 2), zeros(K, 4), np.full((W, cells), -1, np.int16), zeros(N, M),
                  np.full((W, N, c.hears), -1, np.int16),
-                 zeros(9, dtype=np.float64), zeros(N, 2 + M), zeros(N, obs_dim), zeros(N, dtype=np.int16),
+                 zeros(10, dtype=np.float64), zeros(N, 2 + M), zeros(N, obs_dim), zeros(N, dtype=np.int16),
                  zeros(N))
 
 # %% ../../nbs/60_swarm_physics.ipynb #1887f240

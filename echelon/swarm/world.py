@@ -94,12 +94,12 @@ def aim(g, w, i):
         fits = NEAREST <= m.way <= FURTHEST if a.level == 1 else m.way >= r.reach + ONE
         if fits and room(g, w, m.goal_x, m.goal_y) >= r.radius: break
 
-# %% ../../nbs/62_swarm_world.ipynb #10ee7d93
+# %% ../../nbs/62_swarm_world.ipynb #0cbfeaba
 @kernel
-def open_game(g, w, key, level):
+def open_game(g, w, key, level, contact):
     "Open the game of a key in a world that was cleared: the arena, the robots, their goals"
     a, N, size = g.arena[w], g.robot.shape[1], g.sizes[level - 1]
-    a.key, a.level, a.tick, a.decision, a.over, a.touching = key, level, 0, 0, 0, 0
+    a.key, a.level, a.contact, a.tick, a.decision, a.touching = key, level, contact, 0, 0, 0
     a.width = drawn_between(size[0], size[1], key, 0, 0, SIZE)
     a.height = drawn_between(size[2], size[3], key, 1, 0, SIZE)
     a.columns, a.rows = cells_along(a.width), cells_along(a.height)
@@ -226,8 +226,8 @@ def decode(g, w, i):
     m.left, m.right = clean(m, g.action[w, i, 0]), clean(m, g.action[w, i, 1])
     for k in range(g.message.shape[2]): g.message[w, i, k] = clean(m, g.action[w, i, 2 + k])
 
-# %% ../../nbs/62_swarm_world.ipynb #57ab86f5
-TALLY = ('goals', 'collisions', 'stuck', 'nan')
+# %% ../../nbs/62_swarm_world.ipynb #d7b27fde
+TALLY = ('goals', 'collisions', 'stuck', 'nan', 'return')
 TERMS = ('progress', 'goal', 'step', 'contact', 'distance')
 
 @kernel(inline=True)
@@ -238,7 +238,7 @@ def earn(g, w, i):
     way = sqrt(x*x + y*y)
     m.there, m.progress, m.price, m.way = way < r.reach, r.w_progress*(m.way - way), r.w_distance*way, way
     g.reward[w, i] = (m.progress + r.w_goal*np.float32(m.there) + r.w_step
-                      + r.w_contact*np.float32(m.contacts) + m.price)
+                      + g.arena[w].contact*np.float32(m.contacts) + m.price)
     if m.there:
         m.goals += 1
         aim(g, w, i)
@@ -253,10 +253,10 @@ def rest(g, w, i):
     if m.there or x*x + y*y > r.radius*r.radius: m.idle, m.spot_x, m.spot_y = 0, m.x, m.y
     elif m.idle == r.patience and m.stuck == 0: m.stuck = 2
 
-# %% ../../nbs/62_swarm_world.ipynb #3eb50663
+# %% ../../nbs/62_swarm_world.ipynb #57392766
 @kernel(inline=True)
 def count(g, w):
-    "Add this decision to the tally of a world, and end its game when the time is over"
+    "Add this decision to the tally of a world"
     r, a, t, N = g.rules[0], g.arena[w], g.tally[w], g.robot.shape[1]
     each, minute = 1/N, r.per_minute/N
     for i in range(N):
@@ -265,15 +265,15 @@ def count(g, w):
         t[1] += minute*m.contacts
         t[2] += each*(m.stuck == 2)
         t[3] += m.nans
-        t[4] += each*m.progress
-        t[5] += each*r.w_goal*m.there
-        t[6] += each*r.w_step
-        t[7] += each*r.w_contact*m.contacts
-        t[8] += each*m.price
+        t[4] += each*g.reward[w, i]
+        t[5] += each*m.progress
+        t[6] += each*r.w_goal*m.there
+        t[7] += each*r.w_step
+        t[8] += each*a.contact*m.contacts
+        t[9] += each*m.price
     a.decision += 1
-    a.over = a.decision >= r.limit
 
-# %% ../../nbs/62_swarm_world.ipynb #cd24e1d2
+# %% ../../nbs/62_swarm_world.ipynb #1caf02f7
 def deciding(sync, roll):
     "The decision, compiled for a machine whose lanes wait with `sync`"
     @kernel(inline=True)
@@ -287,7 +287,7 @@ def deciding(sync, roll):
         for i in range(lane, N, lanes): rest(g, w, i)
         sync()
         if lane == 0:
-            count(g, w)                                       # statistics, and the end
+            count(g, w)                                       # statistics
             sort_in(g, w)                                     # the last substep may have moved somebody
         sync()
         for i in range(lane, N, lanes): observe(g, w, i)
@@ -296,21 +296,21 @@ def deciding(sync, roll):
 
 decide = deciding(nobody, roll)
 
-# %% ../../nbs/62_swarm_world.ipynb #993f4836
+# %% ../../nbs/62_swarm_world.ipynb #a2480a36
 REST, OPEN, DECIDE = 0, 1, 2   # nothing; a new game; one decision
 
 @kernel(parallel=True)
 def play(g, todo,       # [W]: REST, OPEN or DECIDE
-         keys, levels): # uint64 [W], int32 [W]: of the games to open
+         keys, levels, contacts): # uint64 [W], int32 [W], float32 [W]: of the games to open
     "Do in every world what there is to do"
     for lane in prange(len(todo)):
         w = np.int64(lane)
         if todo[w] == DECIDE: decide(g, w, 0, 1)
         elif todo[w] == OPEN:
-            open_game(g, w, keys[w], levels[w])
+            open_game(g, w, keys[w], levels[w], contacts[w])
             for i in range(g.robot.shape[1]): observe(g, w, i)
 
-# %% ../../nbs/62_swarm_world.ipynb #154939ef
+# %% ../../nbs/62_swarm_world.ipynb #3b9d8798
 def possible(arena: np.ndarray,    # ARENA [W], from anybody
              robot: np.ndarray,    # ROBOT [W,N]
              near: np.ndarray,     # int16 [W,2,N,8]
@@ -322,7 +322,7 @@ def possible(arena: np.ndarray,    # ARENA [W], from anybody
     good = (low <= width) & (width <= high) & (least <= height) & (height <= most)
     for name, side in (('columns', width), ('rows', height)):
         good &= arena[name] == [cells_along(x) for x in side]
-    good &= (0 <= arena['tick']) & (0 <= arena['decision']) & (arena['decision'] <= g.rules['limit'][0])
+    good &= (abs(arena['contact']) <= 1000) & (0 <= arena['tick']) & (0 <= arena['decision']) & (arena['decision'] <= g.rules['limit'][0])
     floats = np.stack([robot[name] for name in robot.dtype.names if robot.dtype[name].kind == 'f'])
     inside = np.ones(robot.shape, bool)
     for name, side in (('x', width), ('y', height), ('goal_x', width), ('goal_y', height)):
@@ -332,57 +332,63 @@ def possible(arena: np.ndarray,    # ARENA [W], from anybody
     things = robot.shape[1] + 4 + g.wall.shape[1]
     return bool(good.all() and inside.all() and (abs(near.astype(int)) <= things).all())
 
-# %% ../../nbs/62_swarm_world.ipynb #eb6f9f1c
+# %% ../../nbs/62_swarm_world.ipynb #13d3a66d
 class SwarmOpening(Opening):
     "How a game of the swarm was opened"
     difficulty: int = Range(ge=1, le=3)
+    contact: float = Range(ge=-1000, le=1000)      # reward of a contact
 
 class SwarmWorld(World):
     "Robots with goals of their own; nothing decides a game, it is cut after its time"
     config: SwarmConfig
-    opening_kind, _later = SwarmOpening, ('levels',)
+    opening_kind, _later = SwarmOpening, ('levels', 'contacts')
 
     def __init__(self, num_worlds: int, config: SwarmConfig, seed=0, autoreset: bool = True):
         N, M = config.robots, config.message_dim
         says = (Block('message', 'continuous', 2, M),) if M else ()
         spec = WorldSpec('swarm', num_worlds, N, tuple(f'robot_{i}' for i in range(N)), (0,)*N, config.dt,
-                         layout(config), (Block('motors', 'continuous', 0, 2), *says), SCRIPTS, 'stat/goals')
+                         layout(config), (Block('motors', 'continuous', 0, 2), *says), SCRIPTS, 'stat/return')
         super().__init__(spec, config, seed, autoreset)
         self.swarm = g = new_swarm(config, num_worlds, spec.obs_dim)._replace(
             action=self.action, obs=self.obs, control=self.control, reward=self.reward)
-        self.levels = np.full(num_worlds, config.difficulty, np.int32)   # of games to open
+        self.levels = np.full(num_worlds, config.difficulty, np.int32)             # of games to open
+        self.contacts = np.full(num_worlds, config.rewards.contact, np.float32)
         self._state = dict(arena=g.arena, robot=g.robot, near=g.near, impulse=g.impulse, message=g.message,
-                           levels=self.levels)
+                           levels=self.levels, contacts=self.contacts)
         self.stats |= {name: g.tally[:, k] for k, name in enumerate(TALLY)}
         self.stats |= {f'reward_{name}': g.tally[:, k:k + 1] for k, name in enumerate(TERMS, len(TALLY))}
 
-    def get_curriculum(self): return dict(difficulty=int(self.levels[0]))
+    def get_curriculum(self): return dict(difficulty=int(self.levels[0]), contact=float(self.contacts[0]))
 
     def _ease(self, settings):
-        SwarmConfig(**self.config.model_dump() | settings)    # a difficulty that cannot be is refused there
-        self.levels[:] = settings.get('difficulty', self.levels)
+        known = SwarmOpening(**dict(seed=0, game=0) | self.get_curriculum() | settings)
+        SwarmConfig(**self.config.model_dump() | dict(difficulty=known.difficulty))  # refuses a crowded one
+        self.levels[:], self.contacts[:] = known.difficulty, known.contact
 
     def _open(self, mask):
         clear(self.swarm, mask)
-        play(self.swarm, np.where(mask, OPEN, REST), self.key, self.levels)
+        play(self.swarm, np.where(mask, OPEN, REST), self.key, self.levels, self.contacts)
 
     def _advance(self):
-        running = self.swarm.arena['over'] == 0
-        play(self.swarm, np.where(running, DECIDE, REST), self.seeds, self.levels)
+        decision = self.swarm.arena['decision']
+        running = decision < self.config.decisions
+        play(self.swarm, np.where(running, DECIDE, REST), self.seeds, self.levels, self.contacts)
         self.reward[~running] = 0
-        self.truncated[:] = self.swarm.arena['over'] == 1
+        self.truncated[:] = decision >= self.config.decisions
 
-    def _shaped(self, w): return dict(difficulty=int(self.swarm.arena['level'][w]))
+    def _shaped(self, w):
+        a = self.swarm.arena[w]
+        return dict(difficulty=int(a['level']), contact=float(a['contact']))
 
     def _shape(self, opening, w):
         SwarmConfig(**self.config.model_dump() | dict(difficulty=opening.difficulty))
-        self.levels[w] = opening.difficulty
+        self.levels[w], self.contacts[w] = opening.difficulty, opening.contact
 
     def _accept(self, state):
         live, parts = state['game'] >= 0, ('arena', 'robot', 'near')
         require(possible(*(state[k][live] for k in parts), self.swarm), 'state: a swarm that cannot be')
         require(((1 <= state['levels']) & (state['levels'] <= 3)).all(), 'state: difficulties other than 1 to 3')
-        for name, most in (('message', 1), ('impulse', 1e5)):
+        for name, most in (('message', 1), ('impulse', 1e5), ('contacts', 1000)):
             require(bool((abs(state[name]) <= most).all()), f'state: {name} beyond {most:g}')
 
     def _resume(self):

@@ -28,7 +28,7 @@ def wilson(wins: float, games: float, z: float = 1.96) -> tuple[float, float]:
     middle, half = p + z*z/(2*n), z*np.sqrt(p*(1 - p)/n + z*z/(4*n*n))
     return max(0., float((middle - half)/(1 + z*z/n))), min(1., float((middle + half)/(1 + z*z/n)))
 
-# %% ../../nbs/40_evaluation.ipynb #8ba50bcd
+# %% ../../nbs/40_evaluation.ipynb #c5e8787c
 @dataclass(frozen=True)
 class EvalStats:
     "The result of an examination, from the examined policy's view"
@@ -46,8 +46,9 @@ class EvalStats:
     kills_per_game: float
     mean_reward: float             # of one row in a whole game
     stats: dict[str, float]        # what else the world counted that belongs to no team, in an average game
+    margins: dict[str, float]      # half of the 95 % interval of each of these means, over games
 
-# %% ../../nbs/40_evaluation.ipynb #30b3eedb
+# %% ../../nbs/40_evaluation.ipynb #a4f3a4cc
 def stats_of(counted: dict[str, np.ndarray], side: np.ndarray, won: np.ndarray, lost: np.ndarray, length,
              margin, kills, reward) -> EvalStats:
     "The result of games, one number each"
@@ -56,7 +57,8 @@ def stats_of(counted: dict[str, np.ndarray], side: np.ndarray, won: np.ndarray, 
     return EvalStats(float(won.mean()), float(np.mean(margin)), float(np.mean(length)), len(won),
                      int(won.sum()), int((~won & ~lost).sum()), int(lost.sum()),
                      low, high, rate(side == 0), rate(side == 1), float(np.mean(kills)),
-                     float(np.mean(reward)), {k: float(v.mean()) for k, v in counted.items()})
+                     float(np.mean(reward)), {k: float(v.mean()) for k, v in counted.items()},
+                     {k: 1.96*float(v.std())/max(1, len(v) - 1)**.5 for k, v in counted.items()})
 
 # %% ../../nbs/40_evaluation.ipynb #5d7157d8
 def chance(world: World, rows: np.ndarray,      # [W, R]
