@@ -20,15 +20,15 @@ from pydantic import Field, model_validator
 from ..config import Strict
 from ..core import kernel, require
 
-# %% ../../nbs/60_swarm_physics.ipynb #cb64e210
+# %% ../../nbs/60_swarm_physics.ipynb #7dd03d7c
 class RobotConfig(Strict):
     "A robot's body: a disc with a motor on each side"
-    radius: float = Field(10., gt=0, le=25)        # u
-    mass: float = Field(1., gt=0)
-    inertia: float = Field(50., gt=0)              # against turning, mass·u²
+    radius: float = Field(10., ge=5, le=24)        # u
+    mass: float = Field(1., ge=.1, le=1000)
+    inertia: float = Field(50., ge=1, le=1e6)      # against turning, mass·u²
     push: float = Field(150., gt=0, le=300)        # force of one motor at full power, mass·u/s²
-    damping: float = Field(2., ge=.5)              # share of the speed that is lost, per s
-    turn_damping: float = Field(8., ge=.5)         # share of the turning that is lost, per s
+    damping: float = Field(2., ge=.5, le=100)      # rate at which speed is lost, per s
+    turn_damping: float = Field(8., ge=.5, le=100) # rate at which turning is lost, per s
     bounce: float = Field(.2, ge=0, le=1)          # elasticity of its rim: of two rims the product counts
     grip: float = Field(.7, ge=0, le=2)            # friction of its rim, likewise
     wall_bounce: float = Field(.5, ge=0, le=1)     # elasticity of a wall
@@ -43,7 +43,7 @@ class SwarmRewards(Strict):
     contact: float = -.5                           # per contact with a robot or a wall that begins
     distance: float = -.001                        # per u to the goal and decision, with metric 'distance'
 
-# %% ../../nbs/60_swarm_physics.ipynb #0ab2dfcf
+# %% ../../nbs/60_swarm_physics.ipynb #a17e501b
 ARENAS = (((500., 600.), (400., 500.)), ((600., 800.), (500., 600.)), ((800., 1000.), (600., 800.)))
 STUCK = 5.     # s without getting anywhere, after which a robot counts as stuck
 FILLED = .5    # share of an arena that robots may cover, each with 1 u of air around it
@@ -63,7 +63,7 @@ class SwarmConfig(Strict):
     repeat: int = Field(3, ge=1, le=60)            # substeps of a decision
     passes: int = Field(6, ge=1, le=64)            # of the solver over all contacts, in a substep
     max_episode_seconds: float = Field(60., gt=0, le=3600)
-    goal_radius: float = Field(15., gt=0, le=100)  # u
+    goal_radius: float = Field(15., gt=0, le=50)   # u
     metric: Literal['progress', 'distance'] = 'progress'   # what is paid for on the way to a goal
     rewards: SwarmRewards = SwarmRewards()
     message_dim: int = Field(0, ge=0, le=32)       # numbers that a robot says in a decision
@@ -84,10 +84,30 @@ class SwarmConfig(Strict):
         if self.arena is None: return ARENAS[difficulty - 1]
         return (self.arena[0],)*2, (self.arena[1],)*2
 
+    @property
+    def motors(self) -> tuple[tuple[float, float], ...]:
+        "Of driving and of turning: the share kept in a substep, and what one motor adds, u/s and rad/s"
+        b, dt = self.robot, 1/self.rate
+        rates, push = ((np.log(2),)*2, 1000.) if self.legacy else ((b.damping, b.turn_damping), b.push)
+        keep = [exp(-rate*dt) for rate in rates]
+        seconds = [dt if self.legacy else (1 - k)/rate for k, rate in zip(keep, rates)]   # that a push counts
+        return (keep[0], seconds[0]*push/b.mass), (keep[1], seconds[1]*push*b.radius/b.inertia)
+
+    @property
+    def fastest(self) -> tuple[float, float]:
+        "Speed, u/s, and turning, rad/s, to which the motors bring a robot in the end"
+        n = self.repeat if self.legacy else 1    # substeps from one push to the next
+        drive, turn = (2*gain/(1 - keep**n) for keep, gain in self.motors)
+        return drive, turn
+
     @model_validator(mode='after')
     def consistent(self):
-        if self.arena: require(all(100 <= side <= 10_000 for side in self.arena),
-                               f'arena = {self.arena}: expected a width and a height from 100 to 10000')
+        if self.arena: require(all(200 <= side <= 10_000 for side in self.arena),
+                               f'arena = {self.arena}: expected a width and a height from 200 to 10000')
+        far, angle = (speed/self.rate for speed in self.fastest)
+        most = self.robot.radius*(2 if self.legacy else 1)
+        require(far <= most and angle <= 4, f'robot: its motors bring it to {far:.3g} u and {angle:.3g} rad '
+                f'in a substep; expected at most {most:g} u and 4 rad')
         (width, _), (height, _) = self.sizes(self.difficulty)
         room = int(FILLED*width*height/(np.pi*(self.robot.radius + 1)**2))
         require(self.robots <= room, f'robots = {self.robots}: expected at most {room}, so many find room on '
@@ -96,7 +116,7 @@ class SwarmConfig(Strict):
                 'fast enough to jump over them')
         return self
 
-# %% ../../nbs/60_swarm_physics.ipynb #ae6c166b
+# %% ../../nbs/60_swarm_physics.ipynb #7618a33b
 RULES = np.dtype([
     ('radius', 'f4'), ('inv_mass', 'f4'), ('inv_inertia', 'f4'), ('dt', 'f4'),   # dt: s of a substep
     ('keep', 'f4'), ('gain', 'f4'),              # of the speed; u/s that one motor adds in a substep
@@ -110,34 +130,30 @@ RULES = np.dtype([
 
 def rules_of(c: SwarmConfig) -> np.ndarray:
     "The numbers of a config as one record, `RULES [1]`"
-    b, dt = c.robot, 1/c.rate
-    rates, push = ((np.log(2),)*2, 1000.) if c.legacy else ((b.damping, b.turn_damping), b.push)
-    keep = [exp(-rate*dt) for rate in rates]
-    seconds = [dt if c.legacy else (1 - k)/rate for k, rate in zip(keep, rates)]   # that a push counts for
+    b, ((keep, gain), (keep_turn, gain_turn)) = c.robot, c.motors
     weights = c.rewards.model_dump(exclude={'contact'})    # that of a contact belongs to the game
     weights['distance' if c.metric == 'progress' else 'progress'] = 0.
-    values = dict(radius=b.radius, inv_mass=1/b.mass, inv_inertia=1/b.inertia, dt=dt,
-                  keep=keep[0], gain=seconds[0]*push/b.mass,
-                  keep_turn=keep[1], gain_turn=seconds[1]*push*b.radius/b.inertia,
+    values = dict(radius=b.radius, inv_mass=1/b.mass, inv_inertia=1/b.inertia, dt=1/c.rate,
+                  keep=keep, gain=gain, keep_turn=keep_turn, gain_turn=gain_turn,
                   bounce=b.bounce**2, grip=b.grip**2, wall_bounce=b.bounce*b.wall_bounce,
                   wall_grip=b.grip*b.wall_grip, substeps=c.repeat, pushed=1 if c.legacy else c.repeat,
                   slides=c.slides, passes=c.passes, limit=c.decisions, reach=b.radius + c.goal_radius,
-                  patience=max(1, round(STUCK/c.dt)), per_minute=60/(c.decisions*c.dt),
-                  **{f'w_{name}': w for name, w in weights.items()})
+                  patience=max(1, round(STUCK/c.dt)), per_minute=60/(c.decisions*c.dt))
+    values |= {f'w_{name}': w for name, w in weights.items()}
     r = np.zeros(1, RULES)
     for name, value in values.items(): r[name] = value
     return r
 
-# %% ../../nbs/60_swarm_physics.ipynb #d720665b
+# %% ../../nbs/60_swarm_physics.ipynb #72829ed1
 ROBOT = np.dtype([
     ('x', 'f4'), ('y', 'f4'), ('c', 'f4'), ('s', 'f4'),          # u; where its nose points: cosine and sine
     ('vx', 'f4'), ('vy', 'f4'), ('w', 'f4'),                     # u/s; rad/s, counter-clockwise
     ('left', 'f4'), ('right', 'f4'),                             # motors, −1 to 1
     ('goal_x', 'f4'), ('goal_y', 'f4'), ('way', 'f4'),           # u; distance to the goal
-    ('goals', 'i4'), ('contacts', 'i4'),                         # reached in this game; begun in this decision
+    ('goals', 'i4'), ('contacts', 'i4'),                         # reached in this game; begun just now
     ('spot_x', 'f4'), ('spot_y', 'f4'),                          # where it was when it last got anywhere
     ('idle', 'i4'), ('stuck', 'i4'),                             # decisions since; 1: was stuck, 2: just now
-    ('nans', 'i4'), ('there', 'i4'),                             # NaNs in its action; 1: it reached a goal now
+    ('nans', 'i4'), ('there', 'i4'),                             # NaNs in its action; 1: reached a goal now
     ('progress', 'f4'), ('price', 'f4'),                         # rewards of this decision
     # what a phase leaves for the next one
     ('nx', 'f4'), ('ny', 'f4'), ('nw', 'f4'),                    # its next speed and turning, or place
@@ -160,7 +176,7 @@ def cells_along(side):   # u
 class Swarm(NamedTuple):
     "Every array that kernels read or write; axes `W` worlds, `N` robots"
     rules: np.ndarray        # RULES [1]
-    sizes: np.ndarray        # float32 [3,4]: least and largest width, least and largest height, by difficulty
+    sizes: np.ndarray        # float32 [3,4]: least and largest width and height, by difficulty
     shares: np.ndarray       # float32 [K,4]: inner walls, in shares of the arena
     arena: np.ndarray        # ARENA [W]
     robot: np.ndarray        # ROBOT [W,N]
@@ -171,39 +187,42 @@ class Swarm(NamedTuple):
     grid: np.ndarray         # int16 [W,cells]: the first robot of each cell, −1 none
     message: np.ndarray      # float32 [W,N,M]: what each robot says
     heard: np.ndarray        # int16 [W,N,hears]: whom it hears, −1 nobody
-    tally: np.ndarray        # float64 [W,10]: statistics since the last drain
+    tally: np.ndarray        # float64 [W,5]: statistics of the game that is played
+    terms: np.ndarray        # float64 [W,5]: sums of the reward terms since the last drain
     # what policies and the learner exchange with it
     action: np.ndarray       # float32 [W,N,A]
     obs: np.ndarray          # float32 [W,N,D]
     control: np.ndarray      # int16 [W,N]
     reward: np.ndarray       # float32 [W,N]
 
-# %% ../../nbs/60_swarm_physics.ipynb #6186585b
+# %% ../../nbs/60_swarm_physics.ipynb #99745d86
 def new_swarm(c: SwarmConfig, worlds: int = 1, obs_dim: int = 36) -> Swarm:
     "Arrays for so many games of a config, before any of them is opened"
     W, N, K, M = worlds, c.robots, len(c.walls), c.message_dim
-    sizes = np.float32([np.ravel(c.sizes(level)) for level in (1, 2, 3)])
+    sizes = np.array([np.ravel(c.sizes(level)) for level in (1, 2, 3)], np.float32)
     cells = int(np.prod([cells_along(side) for side in sizes[:, 1::2].max(0)]))
     zeros = lambda *shape, dtype=np.float32: np.zeros((W, *shape), dtype)
     return Swarm(rules_of(c), sizes, np.array(c.walls, np.float32).reshape(K, 4), zeros(dtype=ARENA),
                  zeros(N, dtype=ROBOT), zeros(2, N, SLOTS, dtype=np.int16), zeros(N, SLOTS),
                  zeros(2, N, SLOTS, 2), zeros(K, 4), np.full((W, cells), -1, np.int16), zeros(N, M),
-                 np.full((W, N, c.hears), -1, np.int16),
-                 zeros(10, dtype=np.float64), zeros(N, 2 + M), zeros(N, obs_dim), zeros(N, dtype=np.int16),
+                 np.full((W, N, c.hears), -1, np.int16), zeros(5, dtype=np.float64),
+                 zeros(5, dtype=np.float64), zeros(N, 2 + M), zeros(N, obs_dim), zeros(N, dtype=np.int16),
                  zeros(N))
 
-# %% ../../nbs/60_swarm_physics.ipynb #1887f240
+# %% ../../nbs/60_swarm_physics.ipynb #4fee4f2f
 ZERO, HALF, ONE = np.float32(0), np.float32(.5), np.float32(1)
 SIXTH, TWELFTH, TWENTIETH, THREE_HALVES = (np.float32(x) for x in (1/6, 1/12, 1/20, 3/2))
 
 @kernel(inline=True)
-def turned(c, s, angle):  # cosine, sine; rad, well below 1
+def turned(c, s, angle):  # cosine, sine; rad
     "The unit vector, turned counter-clockwise"
-    q = angle*angle
-    sine, cosine = angle*(ONE - q*SIXTH*(ONE - q*TWENTIETH)), ONE - q*HALF*(ONE - q*TWELFTH)
-    x, y = c*cosine - s*sine, s*cosine + c*sine
-    length = THREE_HALVES - HALF*(x*x + y*y)     # 1/√ of something near 1
-    return x*length, y*length
+    n = int(abs(angle)*4) + 1
+    small = angle/np.float32(n)                  # at most a quarter
+    q = small*small
+    sine, cosine = small*(ONE - q*SIXTH*(ONE - q*TWENTIETH)), ONE - q*HALF*(ONE - q*TWELFTH)
+    for _ in range(n): c, s = c*cosine - s*sine, s*cosine + c*sine
+    length = THREE_HALVES - HALF*(c*c + s*s)     # 1/√ of something near 1
+    return c*length, s*length
 
 # %% ../../nbs/60_swarm_physics.ipynb #1af6187b
 @kernel(inline=True)
@@ -233,14 +252,13 @@ def cell_of(x, count):  # u; columns or rows of the grid
     "The column, or row, in which a place lies"
     return min(max(int(x/CELL), 0), count - 1)
 
-# %% ../../nbs/60_swarm_physics.ipynb #8657477f
+# %% ../../nbs/60_swarm_physics.ipynb #40f25d8d
 @kernel
 def sort_in(g, w):
     "Put the robots of a world into the cells of its grid"
-    a, N = g.arena[w], g.robot.shape[1]
+    N = g.robot.shape[1]
     for i in range(N): g.grid[w, g.robot[w, i].cell] = -1
     for i in range(N): enter(g, w, i)
-    a.tick += 1
 
 @kernel(inline=True)
 def enter(g, w, i):
@@ -363,7 +381,7 @@ def obey(g, w, i):
     m = g.robot[w, i]
     m.vx, m.vy, m.w = m.nx, m.ny, m.nw
 
-# %% ../../nbs/60_swarm_physics.ipynb #f9a6dd43
+# %% ../../nbs/60_swarm_physics.ipynb #d5f5bea3
 @kernel(inline=True)
 def part(g, w, i):
     "The next place of robot `i`, out of what it overlaps"
@@ -373,17 +391,19 @@ def part(g, w, i):
     for k in range(m.near):
         thing = abs(g.near[w, now, i, k])
         nx, ny, distance = apart(g, w, i, thing)
-        if thing <= N: away = (R + R - distance)*HALF/np.float32(max(m.touching, g.robot[w, thing - 1].touching))
+        if thing <= N:
+            crowd = max(m.touching, g.robot[w, thing - 1].touching)
+            away = (R + R - distance)*HALF/np.float32(crowd)
         else: away = (R - distance)/np.float32(m.touching)
         if away > 0:
             m.nx += nx*away
             m.ny += ny*away
 
-# %% ../../nbs/60_swarm_physics.ipynb #b35815ba
+# %% ../../nbs/60_swarm_physics.ipynb #cd9970b4
 @kernel(inline=True)
 def stand(g, w, i):
     "Robot `i` takes its next place"
-    m, a, R = g.robot[w, i], g.arena[w], g.rules[0].radius
+    m, a = g.robot[w, i], g.arena[w]
     m.x, m.y = min(max(m.nx, ZERO), a.width), min(max(m.ny, ZERO), a.height)
 
 # %% ../../nbs/60_swarm_physics.ipynb #f6c6fb17
@@ -393,7 +413,7 @@ def count_touching(g, w):
     g.arena[w].touching = 0
     for i in range(g.robot.shape[1]): g.arena[w].touching += g.robot[w, i].touching > 0
 
-# %% ../../nbs/60_swarm_physics.ipynb #db4724e6
+# %% ../../nbs/60_swarm_physics.ipynb #3f81afbe
 def rolling(sync):  # a kernel without arguments: waits until all lanes have come here
     "The substep, compiled for a machine whose lanes wait with `sync`"
     @kernel(inline=True)
@@ -401,7 +421,9 @@ def rolling(sync):  # a kernel without arguments: waits until all lanes have com
         N = g.robot.shape[1]
         for i in range(lane, N, lanes): move(g, w, i)                      # all go where they were going
         sync()
-        if lane == 0: sort_in(g, w)                                        # who is where
+        if lane == 0:
+            g.arena[w].tick += 1                                           # lists change places
+            sort_in(g, w)                                                  # who is where
         sync()
         for i in range(lane, N, lanes): touch(g, w, i)                     # who is near whom, and how fast
         sync()
@@ -433,7 +455,7 @@ def rolled(g, substeps):
         w = np.int64(lane)
         for k in range(substeps): roll(g, w, k % g.rules[0].substeps, 0, 1)
 
-# %% ../../nbs/60_swarm_physics.ipynb #72635cc4
+# %% ../../nbs/60_swarm_physics.ipynb #664c9b9e
 def staged(places, headings=0., speeds=0., spins=0., arena=(500., 400.), **config) -> Swarm:
     "One game with robots at `places` `[N,2]`, set by hand: radians, u/s `[N,2]`, rad/s"
     places = np.atleast_2d(places)
@@ -441,7 +463,7 @@ def staged(places, headings=0., speeds=0., spins=0., arena=(500., 400.), **confi
     a, m = g.arena[0], g.robot[0]
     a['width'], a['height'] = arena
     a['columns'], a['rows'] = [cells_along(np.float32(side)) for side in arena]
-    g.wall[0] = g.shares*np.float32([*arena, *arena])
+    g.wall[0] = g.shares*np.array([*arena, *arena], np.float32)
     m['x'], m['y'] = places.T
     m['c'], m['s'] = np.cos(headings), np.sin(headings)
     m['vx'], m['vy'] = np.broadcast_to(speeds, places.shape).T

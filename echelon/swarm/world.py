@@ -8,7 +8,7 @@ __all__ = ['SIZE', 'PLACE', 'NOSE', 'GOAL', 'CHANCE', 'TRIES', 'NEAREST', 'FURTH
            'open_game', 'clear', 'hear', 'listen', 'layout', 'observe', 'seek', 'scripted', 'clean', 'decode', 'earn',
            'rest', 'count', 'deciding', 'play', 'possible', 'SwarmOpening', 'SwarmWorld']
 
-# %% ../../nbs/62_swarm_world.ipynb #fd65bc32
+# %% ../../nbs/62_swarm_world.ipynb #a182b5d2
 from math import sqrt
 from typing import Any
 
@@ -18,8 +18,8 @@ from pydantic import Field as Range
 
 from ..core import draw, kernel, require
 from .lidar import AHEAD, ASIDE, RANGE, RAYS, scan
-from .physics import (HALF, ONE, ZERO, SwarmConfig, cell_of, cells_along, enter, new_swarm, nobody,
-                                   roll, sort_in)
+from .physics import (HALF, ONE, ZERO, SwarmConfig, cell_of, cells_along, enter, new_swarm,
+                                   nobody, roll, sort_in)
 from ..world import Block, Field, Opening, World, WorldSpec
 
 # %% ../../nbs/62_swarm_world.ipynb #2288cda6
@@ -76,23 +76,25 @@ def drop(g, w, i):
         if HALF < length < ONE: break
     m.c, m.s = m.c/length, m.s/length
 
-# %% ../../nbs/62_swarm_world.ipynb #79c314e7
+# %% ../../nbs/62_swarm_world.ipynb #e27fe127
 NEAREST, FURTHEST = np.float32(50), np.float32(200)   # u: of goals at difficulty 1
 
 @kernel
 def aim(g, w, i):
     "Give robot `i` a new goal"
     m, a, r = g.robot[w, i], g.arena[w], g.rules[0]
+    least, most = r.reach + ONE, a.width + a.height
+    if a.level == 1: least, most = max(least, NEAREST), FURTHEST
     for k in range(TRIES):
         tick = m.goals*TRIES + k
         x, y = draw(a.key, tick, i, GOAL), draw(a.key, tick, i, GOAL + 16)
         if a.level == 1:
             m.goal_x, m.goal_y = m.x + (x + x - ONE)*FURTHEST, m.y + (y + y - ONE)*FURTHEST
         else: m.goal_x, m.goal_y = x*a.width, y*a.height
+        m.goal_x, m.goal_y = min(max(m.goal_x, ZERO), a.width), min(max(m.goal_y, ZERO), a.height)
         dx, dy = m.goal_x - m.x, m.goal_y - m.y
         m.way = sqrt(dx*dx + dy*dy)
-        fits = NEAREST <= m.way <= FURTHEST if a.level == 1 else m.way >= r.reach + ONE
-        if fits and room(g, w, m.goal_x, m.goal_y) >= r.radius: break
+        if least <= m.way <= most and room(g, w, m.goal_x, m.goal_y) >= r.radius: break
 
 # %% ../../nbs/62_swarm_world.ipynb #0cbfeaba
 @kernel
@@ -111,11 +113,11 @@ def open_game(g, w, key, level, contact):
         m.spot_x, m.spot_y = m.x, m.y
     for i in range(N): aim(g, w, i)
 
-# %% ../../nbs/62_swarm_world.ipynb #7856248d
+# %% ../../nbs/62_swarm_world.ipynb #a4f1775e
 def clear(g: Any,              # Swarm
           mask: np.ndarray) -> None:   # [W]
     "Sweep worlds in which games are about to open: nothing of the games before is left"
-    for a in (g.robot, g.near, g.impulse, g.message): a[mask] = 0
+    for a in (g.robot, g.near, g.impulse, g.message, g.tally): a[mask] = 0
     g.grid[mask] = -1
 
 # %% ../../nbs/62_swarm_world.ipynb #e3fc1c6f
@@ -153,38 +155,40 @@ def listen(g, w, i, out):   # out: float32 [hears·(3 + M)]
         out[at], out[at + 1], out[at + 2] = (x*m.c + y*m.s)/far, (y*m.c - x*m.s)/far, d/RANGE
         for k in range(M): out[at + 3 + k] = g.message[w, j, k]
 
-# %% ../../nbs/62_swarm_world.ipynb #60dbd547
+# %% ../../nbs/62_swarm_world.ipynb #8a78e653
 GOAL_AT, SAID = RAYS + 2, RAYS + 4   # columns of the goal; of what is heard
 
 def layout(c: SwarmConfig) -> tuple[Field, ...]:
     "The fields of an observation row"
-    fields = (Field('lidar', 0, (RAYS,), '300 u', 0, 1, 'from the rim, ahead first, counter-clockwise; 1 nothing'),
-              Field('velocity', RAYS, (2,), '100 u/s', -2, 2, 'own: ahead, left'),
-              Field('goal', GOAL_AT, (2,), 'width of the arena', -1.5, 1.5, 'way to it: ahead, left'))
+    fast = c.fastest[0]/75      # a push in the back can bring it beyond what its motors do
+    fields = (Field('lidar', 0, (RAYS,), '300 u', 0, 1, 'from the rim, ahead first, then left; 1 nothing'),
+              Field('velocity', RAYS, (2,), '100 u/s', -fast, fast, 'own: ahead, left'),
+              Field('goal', GOAL_AT, (2,), 'longer side', -1.5, 1.5, 'way to it: ahead, left'))
     if not c.message_dim: return fields
     return (*fields, Field('heard', SAID, (c.hears, 3 + c.message_dim), '', -1, 1,
                            'of the nearest: direction ahead and left, distance of 300 u, message'))
 
-# %% ../../nbs/62_swarm_world.ipynb #ecddc327
+# %% ../../nbs/62_swarm_world.ipynb #767c67f3
 @kernel(inline=True)
 def observe(g, w, i):
     "Write the observation row of robot `i`"
-    m, out = g.robot[w, i], g.obs[w, i]
+    m, a, out = g.robot[w, i], g.arena[w], g.obs[w, i]
     scan(g, w, i, out)
-    x, y, width, centi = m.goal_x - m.x, m.goal_y - m.y, g.arena[w].width, np.float32(.01)
+    x, y, side, centi = m.goal_x - m.x, m.goal_y - m.y, max(a.width, a.height), np.float32(.01)
     out[RAYS], out[RAYS + 1] = (m.vx*m.c + m.vy*m.s)*centi, (m.vy*m.c - m.vx*m.s)*centi
-    out[GOAL_AT], out[GOAL_AT + 1] = (x*m.c + y*m.s)/width, (y*m.c - x*m.s)/width
+    out[GOAL_AT], out[GOAL_AT + 1] = (x*m.c + y*m.s)/side, (y*m.c - x*m.s)/side
     if g.message.shape[2] > 0: listen(g, w, i, g.obs[w, i, SAID:])
 
-# %% ../../nbs/62_swarm_world.ipynb #3e562b22
+# %% ../../nbs/62_swarm_world.ipynb #9294260f
 SCRIPTS = ('seeker', 'random', 'idle')
 COAST, SHY = np.float32(.45), np.float32(45)   # s that it slides on; u at which an echo begins to matter
 
 @kernel(inline=True)
 def seek(g, w, i):
     "Write the action of a seeker"
-    out, act, width = g.obs[w, i], g.action[w, i], g.arena[w].width
-    x, y = out[GOAL_AT]*width, out[GOAL_AT + 1]*width
+    out, act, a = g.obs[w, i], g.action[w, i], g.arena[w]
+    side = max(a.width, a.height)
+    x, y = out[GOAL_AT]*side, out[GOAL_AT + 1]*side
     way = max(sqrt(x*x + y*y), ONE)
     x, y = x - COAST*100*out[RAYS], y - COAST*100*out[RAYS + 1]
     length = max(sqrt(x*x + y*y), ONE)
@@ -253,11 +257,11 @@ def rest(g, w, i):
     if m.there or x*x + y*y > r.radius*r.radius: m.idle, m.spot_x, m.spot_y = 0, m.x, m.y
     elif m.idle == r.patience and m.stuck == 0: m.stuck = 2
 
-# %% ../../nbs/62_swarm_world.ipynb #57392766
+# %% ../../nbs/62_swarm_world.ipynb #bb8802ca
 @kernel(inline=True)
 def count(g, w):
-    "Add this decision to the tally of a world"
-    r, a, t, N = g.rules[0], g.arena[w], g.tally[w], g.robot.shape[1]
+    "Add this decision to the tally of a game"
+    r, a, t, p, N = g.rules[0], g.arena[w], g.tally[w], g.terms[w], g.robot.shape[1]
     each, minute = 1/N, r.per_minute/N
     for i in range(N):
         m = g.robot[w, i]
@@ -266,11 +270,11 @@ def count(g, w):
         t[2] += each*(m.stuck == 2)
         t[3] += m.nans
         t[4] += each*g.reward[w, i]
-        t[5] += each*m.progress
-        t[6] += each*r.w_goal*m.there
-        t[7] += each*r.w_step
-        t[8] += each*a.contact*m.contacts
-        t[9] += each*m.price
+        p[0] += each*m.progress
+        p[1] += each*r.w_goal*m.there
+        p[2] += each*r.w_step
+        p[3] += each*a.contact*m.contacts
+        p[4] += each*m.price
     a.decision += 1
 
 # %% ../../nbs/62_swarm_world.ipynb #1caf02f7
@@ -310,7 +314,7 @@ def play(g, todo,       # [W]: REST, OPEN or DECIDE
             open_game(g, w, keys[w], levels[w], contacts[w])
             for i in range(g.robot.shape[1]): observe(g, w, i)
 
-# %% ../../nbs/62_swarm_world.ipynb #3b9d8798
+# %% ../../nbs/62_swarm_world.ipynb #0b88f50c
 def possible(arena: np.ndarray,    # ARENA [W], from anybody
              robot: np.ndarray,    # ROBOT [W,N]
              near: np.ndarray,     # int16 [W,2,N,8]
@@ -322,7 +326,8 @@ def possible(arena: np.ndarray,    # ARENA [W], from anybody
     good = (low <= width) & (width <= high) & (least <= height) & (height <= most)
     for name, side in (('columns', width), ('rows', height)):
         good &= arena[name] == [cells_along(x) for x in side]
-    good &= (abs(arena['contact']) <= 1000) & (0 <= arena['tick']) & (0 <= arena['decision']) & (arena['decision'] <= g.rules['limit'][0])
+    good &= (0 <= arena['tick']) & (0 <= arena['decision']) & (arena['decision'] <= g.rules['limit'][0])
+    good &= abs(arena['contact']) <= 1000
     floats = np.stack([robot[name] for name in robot.dtype.names if robot.dtype[name].kind == 'f'])
     inside = np.ones(robot.shape, bool)
     for name, side in (('x', width), ('y', height), ('goal_x', width), ('goal_y', height)):
@@ -332,7 +337,7 @@ def possible(arena: np.ndarray,    # ARENA [W], from anybody
     things = robot.shape[1] + 4 + g.wall.shape[1]
     return bool(good.all() and inside.all() and (abs(near.astype(int)) <= things).all())
 
-# %% ../../nbs/62_swarm_world.ipynb #13d3a66d
+# %% ../../nbs/62_swarm_world.ipynb #88cb4d6c
 class SwarmOpening(Opening):
     "How a game of the swarm was opened"
     difficulty: int = Range(ge=1, le=3)
@@ -353,10 +358,10 @@ class SwarmWorld(World):
             action=self.action, obs=self.obs, control=self.control, reward=self.reward)
         self.levels = np.full(num_worlds, config.difficulty, np.int32)             # of games to open
         self.contacts = np.full(num_worlds, config.rewards.contact, np.float32)
-        self._state = dict(arena=g.arena, robot=g.robot, near=g.near, impulse=g.impulse, message=g.message,
+        self._state = dict(arena=g.arena, robot=g.robot, near=g.near, impulse=g.impulse, message=g.message, tally=g.tally,
                            levels=self.levels, contacts=self.contacts)
-        self.stats |= {name: g.tally[:, k] for k, name in enumerate(TALLY)}
-        self.stats |= {f'reward_{name}': g.tally[:, k:k + 1] for k, name in enumerate(TERMS, len(TALLY))}
+        self.stats |= {name: np.zeros(num_worlds) for name in TALLY}
+        self.stats |= {f'reward_{name}': g.terms[:, k:k + 1] for k, name in enumerate(TERMS)}
 
     def get_curriculum(self): return dict(difficulty=int(self.levels[0]), contact=float(self.contacts[0]))
 
@@ -375,6 +380,8 @@ class SwarmWorld(World):
         play(self.swarm, np.where(running, DECIDE, REST), self.seeds, self.levels, self.contacts)
         self.reward[~running] = 0
         self.truncated[:] = decision >= self.config.decisions
+        ended = running & self.truncated
+        for name, total in zip(TALLY, self.swarm.tally.T): self.stats[name][ended] += total[ended]
 
     def _shaped(self, w):
         a = self.swarm.arena[w]
@@ -385,10 +392,11 @@ class SwarmWorld(World):
         self.levels[w], self.contacts[w] = opening.difficulty, opening.contact
 
     def _accept(self, state):
-        live, parts = state['game'] >= 0, ('arena', 'robot', 'near')
-        require(possible(*(state[k][live] for k in parts), self.swarm), 'state: a swarm that cannot be')
-        require(((1 <= state['levels']) & (state['levels'] <= 3)).all(), 'state: difficulties other than 1 to 3')
-        for name, most in (('message', 1), ('impulse', 1e5), ('contacts', 1000)):
+        live, levels = state['game'] >= 0, state['levels']
+        arena, robot, near = (state[k][live] for k in ('arena', 'robot', 'near'))
+        require(possible(arena, robot, near, self.swarm), 'state: a swarm that cannot be')
+        require(((1 <= levels) & (levels <= 3)).all(), 'state: difficulties other than 1 to 3')
+        for name, most in (('message', 1), ('impulse', 1e5), ('contacts', 1000), ('tally', 1e12)):
             require(bool((abs(state[name]) <= most).all()), f'state: {name} beyond {most:g}')
 
     def _resume(self):
