@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from echelon.cli import Lines, Run, console, main, parameters, parser, screen, success_of
+from echelon.training.metrics import read_rows
+from echelon.training.trainer import TrainConfig, run_rank, settle_in
+from echelon.world import make
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -94,11 +97,12 @@ class Toy:
     "The folder of a run, written as the trainer writes it"
     def __init__(self, folder, updates=40):
         self.folder, self.updates, self.update = folder/'toy', updates, 0
+        self.more = {}                       # what else its status says
         self.folder.mkdir()
         self.status('starting')
 
     def status(self, state):
-        text = json.dumps(dict(state=state, update=self.update, updates=self.updates))
+        text = json.dumps(dict(state=state, update=self.update, updates=self.updates, **self.more))
         (self.folder/'.beside').write_text(text)
         os.replace(self.folder/'.beside', self.folder/'status.json')
 
@@ -210,6 +214,23 @@ def test_success_has_the_name_that_a_world_gives_it():
     assert success_of({}) == success_of(row, 'stat/none') == ''
 
 
+def test_the_name_of_success_stands_in_the_status(toy, capsys):
+    row = {'win_rate': .5, 'stat/goals': 3.25}
+    def once(*more):
+        main(['watch', str(toy.folder), '--once', *more])
+        return capsys.readouterr().out.strip()
+    toy.learn(4, **row)
+    assert once().endswith('won 50%, learning')
+    toy.more = dict(success='stat/goals')
+    lines = told(toy, lambda: toy.learn(4, **row), io.StringIO()).splitlines()
+    assert lines[-1].startswith('toy: update 8 of 40') and lines[-1].endswith('goals 3.25')
+    assert once().endswith('goals 3.25, learning')
+    assert once('--success', 'win_rate').endswith('won 50%, learning')
+    toy.more = dict(success=['no', 'name'])
+    toy.learn()
+    assert once().endswith('reward +0.5000, learning')
+
+
 def test_watch_once_says_how_it_stands(toy, capsys):
     child = toy.process('input()')
     toy.learn(10, **{'stat/goals': 2.})
@@ -260,6 +281,39 @@ def test_a_run_that_is_starting_again_is_not_gone(toy):
 
 
 # -- checkpoints, values, measurements
+
+@pytest.fixture(scope='module')
+def robots(home):
+    "The folder of a run of robots, in which nobody can win"
+    folder = home/'runs'/'robots'
+    folder.mkdir(parents=True)
+    config = TrainConfig(world='swarm', world_config=dict(robots=3, max_episode_seconds=1.), worlds=2,
+                         ranks=1, updates=2, hidden=8, lstm=8, ppo=dict(rollout_steps=16, minibatch=48))
+    settle_in(config, folder)
+    run_rank(folder)
+    return folder
+
+
+def test_a_run_of_robots_is_told_by_what_its_world_calls_success(robots, capsys):
+    name = make('swarm', worlds=1).spec.success
+    assert json.loads((robots/'status.json').read_text())['success'] == name
+    row = read_rows(robots/'metrics.jsonl')[-1]
+    assert main(['watch', str(robots), '--once']) == 0
+    assert f', {success_of(row, name)}, learning is done' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('opponent', ['', '--opponent heuristic', '--opponent random'])
+def test_robots_are_examined_without_an_opponent(robots, capsys, opponent):
+    line = ['eval', str(robots), '--games', '4', '--seed', '3', *opponent.split()]
+    assert main([*line, '--json']) == 0
+    told = json.loads(capsys.readouterr().out.splitlines()[-1])
+    known = 'wins draws losses win_rate low high win_rate_blue win_rate_red mean_length goals collisions stuck'
+    assert set(known.split()) <= set(told)
+    assert told['episodes'] == 4 and told['mean_length'] == 20 and told['wins'] == 0 <= told['goals']
+    assert main(line) == 0
+    table = capsys.readouterr().out
+    assert f"{told['collisions']:,.3f}" in table and 'collisions' in table and 'win_rate' not in table
+
 
 def test_a_corrupt_or_foreign_checkpoint_is_refused(home, monkeypatch, capsys):
     monkeypatch.chdir(home)

@@ -13,6 +13,7 @@ from echelon.training.metrics import GLOSSARY, Logger, meaning, read_rows
 from echelon.training.trainer import (TrainConfig, Training, alive, latest, load_policy,
                                       pids, run_rank, save_checkpoint, settle_in, settled, start, stop,
                                       suggested, train, watch)
+from echelon.world import make
 
 torch.set_num_threads(1)
 
@@ -158,6 +159,12 @@ def test_every_metric_is_explained():
     metrics, _ = Training(settled(small())).update()
     for name in metrics: assert meaning(name).endswith('.')
     assert all(text.endswith('.') for text in GLOSSARY.values())
+
+
+def test_every_word_of_the_swarm_is_explained_by_itself():
+    stats = make('swarm', worlds=1).stats
+    words = {f"{'stat' if v.ndim == 1 else 'own'}/{k}" for k, v in stats.items()}
+    assert words - {'stat/games', 'stat/decisions', 'own/win'} <= set(GLOSSARY)
 
 
 def test_unexplained_metrics_and_services_are_refused(tmp_path):

@@ -10,7 +10,7 @@ import json, os
 from pathlib import Path
 from typing import Any
 
-# %% ../../nbs/06_metrics.ipynb #1c9f7d77
+# %% ../../nbs/06_metrics.ipynb #8ac7175d
 GLOSSARY = {
     'rows': 'Decisions of the learner so far, dead rows included.',
     'games': 'Games finished in the window of recent updates that the rates below are taken over.',
@@ -23,6 +23,25 @@ GLOSSARY = {
     'own/*': 'What the learner\'s team did in an average game, from the world\'s statistics.',
     'other/*': 'What the other team did in an average game.',
     'stat/*': 'A statistic of the world in an average game that belongs to no team.',
+    'stat/return': 'Rewards of a row, summed over an average game; should rise, and then stay.',
+    'stat/goals': 'Swarm: goals of a robot in a minute; the scripted seeker is the mark to beat. If few, '
+            'look at `own/reward_progress` first: it rises long before goals do.',
+    'stat/collisions': 'Swarm: contacts of a robot in a minute that begin; should fall to a few while '
+            'goals still rise. If they do not fall, a contact is too cheap: give it a heavier weight.',
+    'stat/stuck': 'Swarm: share of robots that got nowhere for five seconds; below 0.05 is good. If it '
+            'grows, standing is safer than driving: contacts are too dear, or became so too early.',
+    'stat/nan': 'Swarm: numbers in the actions of a game that were none; always 0, else the policy is '
+            'broken: go back to an older checkpoint, with a smaller learning rate.',
+    'own/reward_progress': 'Swarm: what a robot earned in a game by coming nearer to its goals; the first '
+            'term to rise. If it stays at 0, nothing is learned yet.',
+    'own/reward_goal': 'Swarm: what it earned by reaching goals; the largest term of a good policy. If it '
+            'is not, goals are too far: begin with difficulty 1.',
+    'own/reward_step': 'Swarm: the price of time in a game; the same whatever a robot does. If it '
+            'outweighs all else, make the weight smaller.',
+    'own/reward_contact': 'Swarm: what contacts cost it; should go toward 0. If it does not while goals '
+            'rise, make a contact dearer, stage by stage.',
+    'own/reward_distance': 'Swarm: the price of being away from goals, 0 unless `metric` is `distance`; '
+            'should shrink. If it does not, try the metric `progress`.',
     'loss': 'The whole loss: policy, minus the entropy bonus, plus the critic.',
     'pg_loss': 'Clipped policy loss; hovers around zero and says little alone.',
     'vf_loss': 'Half the mean square error of the critic, in normalised returns.',
@@ -36,14 +55,17 @@ GLOSSARY = {
     'lr': 'Learning rate of this update.',
     'valid_share': 'Share of the learner\'s rows that were alive and so counted in the policy loss.',
     'logstd': 'Mean log standard deviation of the sticks.',
-    'best': 'The highest success of a full window so far, on the highest stage so far; its weights are kept '
-            'as `best`. What counts as success, the world says: mostly `win_rate`.',
-    'stage': 'Stage of the curriculum in this update, from 0; the rates are of games opened in it.',
+    'best': 'The highest success of a full window so far, on the highest stage so far; its weights are '
+            'kept as `best`. What counts as success, the world says: mostly `win_rate`. If it has long '
+            'stood still, look at `entropy`, and at `stage`.',
+    'stage': 'Stage of the curriculum in this update, from 0; the rates are of games opened in it. If it '
+            'never rises, `promote` is out of reach; if it falls again and again, the step to the next is '
+            'too large.',
 }
 
-# %% ../../nbs/06_metrics.ipynb #64140cc4
+# %% ../../nbs/06_metrics.ipynb #bfbad59f
 def meaning(name: str) -> str:
-    "The sentence of a metric, by its name or its family"
+    "What a metric says, by its name or its family"
     found = GLOSSARY.get(name) or GLOSSARY.get(name.partition('/')[0] + '/*')
     if found is None: raise ValueError(f'metric {name!r}: expected one of the glossary')
     return found

@@ -505,7 +505,7 @@ def config_in(folder: Any) -> TrainConfig:
     require(where.exists(), f'folder {str(folder)!r}: expected config.json in it, as `settle_in` writes it')
     return TrainConfig(**json.loads(where.read_text()))
 
-# %% ../../nbs/39_trainer.ipynb #4ef9d9f0
+# %% ../../nbs/39_trainer.ipynb #1132fa79
 def run_rank(folder: Any, rank: int = 0, ranks: int = 1, total=None) -> None:
     "Train in this process as `folder/config.json` says, from its newest checkpoint"
     folder, config = Path(folder), config_in(folder)
@@ -513,8 +513,8 @@ def run_rank(folder: Any, rank: int = 0, ranks: int = 1, total=None) -> None:
     training = Training(config, rank, ranks, total)
     if (newest := latest(folder)): load_checkpoint(training, newest)
     state = lambda word: write_json(folder/'status.json',
-                                    dict(state=word, update=training.number,
-                                         updates=config.updates)) if rank == 0 else None
+                                    dict(state=word, update=training.number, updates=config.updates,
+                                         success=training.world.spec.success)) if rank == 0 else None
     if rank == 0: cut_back(folder/'metrics.jsonl', training.number)
     log = Logger(folder, config.wandb, config.tensorboard, config.wandb_name or folder.name,
                  config.model_dump(mode='json')) if rank == 0 else None
