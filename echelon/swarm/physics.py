@@ -34,7 +34,7 @@ class RobotConfig(Strict):
     wall_bounce: float = Field(.5, ge=0, le=1)     # elasticity of a wall
     wall_grip: float = Field(.5, ge=0, le=2)       # friction of a wall
 
-# %% ../../nbs/60_swarm_physics.ipynb #143a9ce6
+# %% ../../nbs/60_swarm_physics.ipynb #258c1e8b
 class SwarmRewards(Strict):
     "Weights of the reward terms; a term with weight 0 is still logged"
     progress: float = .01                          # per u of way toward the goal
@@ -42,6 +42,7 @@ class SwarmRewards(Strict):
     step: float = -.01                             # per decision
     contact: float = -.5                           # per contact with a robot or a wall that begins
     distance: float = -.001                        # per u to the goal and decision, with metric 'distance'
+    close: float = 0.                              # per decision at the rim of another one; at 30 u nothing
 
 # %% ../../nbs/60_swarm_physics.ipynb #a17e501b
 ARENAS = (((500., 600.), (400., 500.)), ((600., 800.), (500., 600.)), ((800., 1000.), (600., 800.)))
@@ -116,7 +117,7 @@ class SwarmConfig(Strict):
                 'fast enough to jump over them')
         return self
 
-# %% ../../nbs/60_swarm_physics.ipynb #7618a33b
+# %% ../../nbs/60_swarm_physics.ipynb #0fe9e3cd
 RULES = np.dtype([
     ('radius', 'f4'), ('inv_mass', 'f4'), ('inv_inertia', 'f4'), ('dt', 'f4'),   # dt: s of a substep
     ('keep', 'f4'), ('gain', 'f4'),              # of the speed; u/s that one motor adds in a substep
@@ -126,7 +127,8 @@ RULES = np.dtype([
     ('slides', 'i4'), ('passes', 'i4'), ('limit', 'i4'),        # limit: decisions of a game
     ('reach', 'f4'), ('patience', 'i4'),         # u to the middle of a reached goal; decisions, see `STUCK`
     ('per_minute', 'f4'),                        # of a game's count: what it is in a minute
-    ('w_progress', 'f4'), ('w_goal', 'f4'), ('w_step', 'f4'), ('w_distance', 'f4')], align=True)
+    ('w_progress', 'f4'), ('w_goal', 'f4'), ('w_step', 'f4'), ('w_distance', 'f4'),
+    ('w_close', 'f4')], align=True)
 
 def rules_of(c: SwarmConfig) -> np.ndarray:
     "The numbers of a config as one record, `RULES [1]`"
@@ -144,7 +146,7 @@ def rules_of(c: SwarmConfig) -> np.ndarray:
     for name, value in values.items(): r[name] = value
     return r
 
-# %% ../../nbs/60_swarm_physics.ipynb #72829ed1
+# %% ../../nbs/60_swarm_physics.ipynb #092fc0bb
 ROBOT = np.dtype([
     ('x', 'f4'), ('y', 'f4'), ('c', 'f4'), ('s', 'f4'),          # u; where its nose points: cosine and sine
     ('vx', 'f4'), ('vy', 'f4'), ('w', 'f4'),                     # u/s; rad/s, counter-clockwise
@@ -154,7 +156,7 @@ ROBOT = np.dtype([
     ('spot_x', 'f4'), ('spot_y', 'f4'),                          # where it was when it last got anywhere
     ('idle', 'i4'), ('stuck', 'i4'),                             # decisions since; 1: was stuck, 2: just now
     ('nans', 'i4'), ('there', 'i4'),                             # NaNs in its action; 1: reached a goal now
-    ('progress', 'f4'), ('price', 'f4'),                         # rewards of this decision
+    ('progress', 'f4'), ('price', 'f4'), ('close', 'f4'),        # rewards of this decision
     # what a phase leaves for the next one
     ('nx', 'f4'), ('ny', 'f4'), ('nw', 'f4'),                    # its next speed and turning, or place
     ('cell', 'i4'), ('next', 'i4'),                              # of the grid; the next robot in it, −1 none
@@ -188,14 +190,14 @@ class Swarm(NamedTuple):
     message: np.ndarray      # float32 [W,N,M]: what each robot says
     heard: np.ndarray        # int16 [W,N,hears]: whom it hears, −1 nobody
     tally: np.ndarray        # float64 [W,5]: statistics of the game that is played
-    terms: np.ndarray        # float64 [W,5]: sums of the reward terms since the last drain
+    terms: np.ndarray        # float64 [W,6]: sums of the reward terms since the last drain
     # what policies and the learner exchange with it
     action: np.ndarray       # float32 [W,N,A]
     obs: np.ndarray          # float32 [W,N,D]
     control: np.ndarray      # int16 [W,N]
     reward: np.ndarray       # float32 [W,N]
 
-# %% ../../nbs/60_swarm_physics.ipynb #99745d86
+# %% ../../nbs/60_swarm_physics.ipynb #d365e28d
 def new_swarm(c: SwarmConfig, worlds: int = 1, obs_dim: int = 36) -> Swarm:
     "Arrays for so many games of a config, before any of them is opened"
     W, N, K, M = worlds, c.robots, len(c.walls), c.message_dim
@@ -206,7 +208,7 @@ def new_swarm(c: SwarmConfig, worlds: int = 1, obs_dim: int = 36) -> Swarm:
                  zeros(N, dtype=ROBOT), zeros(2, N, SLOTS, dtype=np.int16), zeros(N, SLOTS),
                  zeros(2, N, SLOTS, 2), zeros(K, 4), np.full((W, cells), -1, np.int16), zeros(N, M),
                  np.full((W, N, c.hears), -1, np.int16), zeros(5, dtype=np.float64),
-                 zeros(5, dtype=np.float64), zeros(N, 2 + M), zeros(N, obs_dim), zeros(N, dtype=np.int16),
+                 zeros(6, dtype=np.float64), zeros(N, 2 + M), zeros(N, obs_dim), zeros(N, dtype=np.int16),
                  zeros(N))
 
 # %% ../../nbs/60_swarm_physics.ipynb #4fee4f2f

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['SIZE', 'PLACE', 'NOSE', 'GOAL', 'CHANCE', 'TRIES', 'NEAREST', 'FURTHEST', 'GOAL_AT', 'SAID', 'SCRIPTS', 'COAST',
-           'SHY', 'TALLY', 'TERMS', 'decide', 'REST', 'OPEN', 'DECIDE', 'drawn_between', 'room', 'gap', 'drop', 'aim',
-           'open_game', 'clear', 'hear', 'listen', 'layout', 'observe', 'seek', 'scripted', 'clean', 'decode', 'earn',
-           'rest', 'count', 'deciding', 'play', 'possible', 'SwarmOpening', 'SwarmWorld']
+           'SHY', 'TALLY', 'TERMS', 'CLOSE', 'decide', 'REST', 'OPEN', 'DECIDE', 'drawn_between', 'room', 'gap', 'drop',
+           'aim', 'open_game', 'clear', 'hear', 'listen', 'layout', 'observe', 'seek', 'scripted', 'clean', 'decode',
+           'earn', 'rest', 'count', 'deciding', 'play', 'possible', 'SwarmOpening', 'SwarmWorld']
 
 # %% ../../nbs/62_swarm_world.ipynb #a182b5d2
 from math import sqrt
@@ -44,7 +44,7 @@ def room(g, w, x, y):
         nearest = min(nearest, sqrt(dx*dx + dy*dy))
     return nearest
 
-# %% ../../nbs/62_swarm_world.ipynb #fdeade6c
+# %% ../../nbs/62_swarm_world.ipynb #faa17133
 @kernel
 def gap(g, w, i):
     "How far the middle of robot `i` is from that of the nearest robot in the cells around; 1000 u if none is"
@@ -55,7 +55,7 @@ def gap(g, w, i):
             j = g.grid[w, c*a.rows + r]
             while j >= 0:
                 o = g.robot[w, j]
-                nearest = min(nearest, (m.x - o.x)*(m.x - o.x) + (m.y - o.y)*(m.y - o.y))
+                if j != i: nearest = min(nearest, (m.x - o.x)*(m.x - o.x) + (m.y - o.y)*(m.y - o.y))
                 j = o.next
     return sqrt(nearest)
 
@@ -230,9 +230,10 @@ def decode(g, w, i):
     m.left, m.right = clean(m, g.action[w, i, 0]), clean(m, g.action[w, i, 1])
     for k in range(g.message.shape[2]): g.message[w, i, k] = clean(m, g.action[w, i, 2 + k])
 
-# %% ../../nbs/62_swarm_world.ipynb #d7b27fde
+# %% ../../nbs/62_swarm_world.ipynb #2551ca68
 TALLY = ('goals', 'collisions', 'stuck', 'nan', 'return')
-TERMS = ('progress', 'goal', 'step', 'contact', 'distance')
+TERMS = ('progress', 'goal', 'step', 'contact', 'distance', 'close')
+CLOSE = np.float32(30)   # u between the rims of two robots, from which the term `close` counts
 
 @kernel(inline=True)
 def earn(g, w, i):
@@ -241,8 +242,10 @@ def earn(g, w, i):
     x, y = m.goal_x - m.x, m.goal_y - m.y
     way = sqrt(x*x + y*y)
     m.there, m.progress, m.price, m.way = way < r.reach, r.w_progress*(m.way - way), r.w_distance*way, way
+    m.close = ZERO
+    if r.w_close != ZERO: m.close = r.w_close*max(ONE - (gap(g, w, i) - r.radius - r.radius)/CLOSE, ZERO)
     g.reward[w, i] = (m.progress + r.w_goal*np.float32(m.there) + r.w_step
-                      + g.arena[w].contact*np.float32(m.contacts) + m.price)
+                      + g.arena[w].contact*np.float32(m.contacts) + m.price + m.close)
     if m.there:
         m.goals += 1
         aim(g, w, i)
@@ -257,7 +260,7 @@ def rest(g, w, i):
     if m.there or x*x + y*y > r.radius*r.radius: m.idle, m.spot_x, m.spot_y = 0, m.x, m.y
     elif m.idle == r.patience and m.stuck == 0: m.stuck = 2
 
-# %% ../../nbs/62_swarm_world.ipynb #bb8802ca
+# %% ../../nbs/62_swarm_world.ipynb #84883808
 @kernel(inline=True)
 def count(g, w):
     "Add this decision to the tally of a game"
@@ -275,6 +278,7 @@ def count(g, w):
         p[2] += each*r.w_step
         p[3] += each*a.contact*m.contacts
         p[4] += each*m.price
+        p[5] += each*m.close
     a.decision += 1
 
 # %% ../../nbs/62_swarm_world.ipynb #1caf02f7
@@ -337,7 +341,7 @@ def possible(arena: np.ndarray,    # ARENA [W], from anybody
     things = robot.shape[1] + 4 + g.wall.shape[1]
     return bool(good.all() and inside.all() and (abs(near.astype(int)) <= things).all())
 
-# %% ../../nbs/62_swarm_world.ipynb #88cb4d6c
+# %% ../../nbs/62_swarm_world.ipynb #117a63b2
 class SwarmOpening(Opening):
     "How a game of the swarm was opened"
     difficulty: int = Range(ge=1, le=3)
@@ -411,7 +415,7 @@ class SwarmWorld(World):
     def frame(self, w):
         a, m, N, R = self.swarm.arena[w], self.swarm.robot[w], self.spec.num_agents, self.config.robot.radius
         pair = lambda x, y: np.stack([m[x], m[y]], -1)
-        return dict(tick=a['tick'].copy(), pos=pair('x', 'y'), heading=pair('c', 's'),
+        return dict(tick=np.int32(a['tick']), pos=pair('x', 'y'), heading=pair('c', 's'),
                     half=np.full((N, 2), R, np.float32), team=np.zeros(N, np.int32),
                     goal=pair('goal_x', 'goal_y'), goal_radius=np.float32(self.config.goal_radius),
                     arena=np.float32([0, 0, a['width'], a['height']]), walls=self.swarm.wall[w].copy(),
