@@ -480,14 +480,15 @@ def counted(arrays: dict[str, np.ndarray], name: str, frames: int) -> np.ndarray
             f'array {name}: {counts.min()} to {counts.max()}, expected counts')
     return ends(counts)
 
-# %% ../../nbs/05_replay.ipynb #d10c127f
+# %% ../../nbs/05_replay.ipynb #77e25950
 WALLS = 64   # on one floor, at most
 
 def vocabulary(N: int) -> dict[str, tuple[str, set[tuple[int, ...]]]]:
     "Kind and possible shapes, of a frame or of a row in it, for the names that worlds share"
     known = dict(tick='int32/int64', control='int32', shot_team='int32', shot_kind='int32',
                  shot_age='float32', zone='float32 3', score='float32 2', shots='float32 6',
-                 smoke='float32 3', events='float32 7', changes='uint8 4', team='int32 N', kind='int32 N', alive='bool N', fallen='bool N',
+                 smoke='float32 3', events='float32 7', changes='uint8 4',
+                 team='int32 N', kind='int32 N', alive='bool N', fallen='bool N',
                  shutdown='bool N', known='uint64 N', ecm='uint8 N', hp='float32 N', heat='float32 N',
                  reach='float32 N', jam='float32 N', heading='float32 N 2', half='float32 N 2',
                  pos='float32', arena='float32 4', walls='float32', goal='float32 N 2', goal_radius='float32',
