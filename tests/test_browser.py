@@ -17,6 +17,7 @@ import plotly
 import pytest
 from playwright.sync_api import sync_playwright
 
+from echelon.view.picture import hues, rgb
 from echelon.view.replay import record
 from echelon.view.viewer import compare, export
 from echelon.world import make
@@ -50,6 +51,14 @@ def corridor(players=None):
     "Three walkers, one of whom knows the way"
     world = make('corridor', worlds=1, seed=3, autoreset=False, agents=3)
     world.control[:] = 1 + world.spec.scripts.index('solver')
+    return record(world, players=players)
+
+
+def errands(script='seeker', robots=10, players=None):
+    "Robots of the swarm, and where they want to go"
+    world = make('swarm', worlds=1, seed=4, autoreset=False, robots=robots, max_episode_seconds=10.,
+                 walls=((.5, 0, .5, .3),), arena=(600, 500))
+    world.control[:] = 1 + world.spec.scripts.index(script)
     return record(world, players=players)
 
 
@@ -183,6 +192,88 @@ def test_battles_of_other_players_and_worlds_side_by_side(browser, replay, tmp_p
     tab.select_option('select[aria-label="curves"]', label='alive')
     assert tab.locator('.curves a').count() == 0 and tab.locator('.echelon-replay img').count() == 0
     assert '<b>bold' in tab.locator('.words').nth(1).inner_text()
+    context.close()
+
+
+STAGE = 'document.querySelector(".stage")'
+
+
+def spot(tab, x, y):
+    "Pixels of a place of the world on the stage"
+    return tab.evaluate(f"""() => {{ const {{xaxis: X, yaxis: Y}} = {STAGE}._fullLayout;
+        return [X._offset + X.d2p({x}), Y._offset + Y.d2p({y})]; }}""")
+
+
+def colour(tab, x, y):
+    "What the stage shows at a place of the world"
+    return np.array(tab.evaluate(f"""at => {{ const pen = {STAGE}.querySelector("canvas").getContext("2d");
+        const [x, y] = at.map(v => v*devicePixelRatio);
+        return [...pen.getImageData(x, y, 1, 1).data]; }}""", spot(tab, x, y))[:3])
+
+
+def test_robots_play_with_their_goals(browser, tmp_path):
+    "Goals are those of the frame before, never between two; a robot and its ring share a colour"
+    replay, context = errands(), browser.new_context(viewport=dict(width=1000, height=860), offline=True)
+    tab, faults = opened(context, export(replay, tmp_path/'swarm.html'))
+    goals, t = replay.frames['goals'], 0
+    t, row = np.argwhere(np.diff(goals, axis=0) > 0)[3] + [1, 0]         # reached in this frame
+    for at, frame in ((t - .4, t - 1), (t + .6, t)):
+        unit = tab.evaluate(f'() => {{ {HERE}.go({at*.05}); return {HERE}.moment().units[{row}]; }}')
+        assert abs(np.array(unit['goal']) - replay.frame(frame)['goal'][row]).max() < .1
+    check(tab, replay, row)
+    told = tab.locator('.words').inner_text()
+    assert f'{goals[t].sum()} goals, {replay.frames["contacts"][:t + 1].sum()} contact' in told
+    assert 'alive' not in told and 'points' not in told
+    labels = [s.get_attribute('aria-label') for s in tab.locator('select').all()]
+    assert labels == ['speed', 'follow', 'curves']
+    options = tab.locator('select[aria-label="curves"] option').all_inner_texts()
+    assert options == ['goals', 'contacts', 'reward of Everybody']
+    assert tab.locator('.marks .goal').count() == goals[-1].sum()
+
+    f, hue = replay.frame(0), [rgb(h) for h in hues(replay.frame(0))]
+    tab.evaluate(f'() => {HERE}.go(0)')
+    for i in (1, 4):
+        back = f['pos'][i] - 5*f['heading'][i]                           # the nose is on the other side
+        assert abs(colour(tab, *back) - hue[i]).max() < 12
+        assert abs(colour(tab, f['goal'][i][0] + 15, f['goal'][i][1]) - hue[i]).max() < 60
+    assert colour(tab, 300, 75).max() < 90                               # the wall
+    wide = f'{STAGE}._fullLayout.xaxis.range'
+    before = tab.evaluate(f'() => {wide}'), colour(tab, *f['goal'][4])
+    tab.select_option('select[aria-label="follow"]', label='follow robot_1')
+    assert tab.evaluate(f'() => {wide}') == before[0]                    # an arena stays where it is
+    assert (colour(tab, *f['goal'][4]) > before[1]).any()                # the others step back
+    assert 'robot_1: 0 goals' in tab.locator('.words').inner_text() and not faults
+    context.close()
+
+
+def test_a_crowd_plays_and_one_of_it_is_found(browser, tmp_path):
+    replay = errands(robots=120)
+    context = browser.new_context(viewport=dict(width=1000, height=860), offline=True)
+    tab, faults = opened(context, export(replay, tmp_path/'crowd.html'))
+    tab.click('.play')
+    tab.wait_for_function(f'() => {HERE}.at.t > 2', timeout=60_000)
+    tab.click('.play')
+    check(tab, replay, 77)
+    tab.evaluate(f'() => {HERE}.go(0)')
+    x, y = replay.frame(0)['pos'][77]
+    at, stage = spot(tab, x, y), tab.locator('.stage').first
+    stage.click(position=dict(x=at[0], y=at[1]))
+    assert tab.evaluate(f'() => {HERE}.look.follow') == 77 and not faults
+    context.close()
+
+
+def test_before_and_after_have_one_scale(browser, tmp_path):
+    both = [errands('random', players=['before']), errands(players=['after'])]
+    page = tmp_path/'both.html'
+    page.write_text(f'<!doctype html><meta charset="utf-8">{compare(both).html(offline=True)}')
+    context = browser.new_context(viewport=dict(width=1100, height=900), offline=True)
+    tab, faults = opened(context, page)
+    tab.evaluate(f'() => {HERE}.go(9)')
+    words = tab.locator('.words').all_inner_texts()
+    assert ['Everybody (before)' in words[0], 'Everybody (after)' in words[1]] == [True, True]
+    high = tab.evaluate('[...document.querySelectorAll(".curves")].map(c => c._fullLayout.yaxis.range[1])')
+    assert high[0] == high[1] > both[1].frames['goals'][-1].max() > both[0].frames['goals'][-1].max()
+    assert not faults
     context.close()
 
 

@@ -22,6 +22,7 @@ from echelon.world import Watcher, make
 SMALL = dict(world=dict(size=40, pool=2, refresh=2), pack=(1, 1, 1, 1), max_episode_seconds=10.,
              observation_mode='partial')
 OPTIONS = dict(enable_target_selection=True, enable_obs_control=True, enable_comm=True, enable_orders=True)
+SWARM = dict(robots=12, arena=(300, 200), walls=((.5, 0, .5, .4),), message_dim=1, max_episode_seconds=4.)
 ODD = np.float32([np.nan, np.inf, -np.inf, 3e38, -7, -1, -.5, -1e-40, -0., 0, .5, 1, 1.5, 2.5, 20.5, 1e9])
 
 
@@ -118,10 +119,11 @@ def alike(a, b):
 
 # what is kept
 
-@pytest.mark.parametrize('name, config', [('mech', SMALL), ('corridor', dict(agents=3, memory=True))])
+@pytest.mark.parametrize('name, config', [('mech', SMALL), ('corridor', dict(agents=3, memory=True)),
+                                          ('swarm', SWARM)])
 def test_a_file_gives_back_what_was_seen(tmp_path, name, config):
     world = make(name, worlds=2, seed=3, **config)
-    if name == 'mech': world.control[1, ::2] = 1
+    if name != 'corridor': world.control[1, ::2] = 1
     recorder, film, act = Recorder(world, 1), Film(world, 1), chance(1)
     while recorder in world.watchers: world.step(act(world))
     replay = recorder.replay
@@ -244,7 +246,8 @@ def test_a_game_of_a_curriculum_proves_alone_and_in_a_batch(threads, tmp_path):
 
 
 @pytest.mark.parametrize('name, config', [
-    ('mech', SMALL), ('mech', SMALL | OPTIONS), ('corridor', dict(agents=4, length=3, slip=.3))])
+    ('mech', SMALL), ('mech', SMALL | OPTIONS), ('corridor', dict(agents=4, length=3, slip=.3)),
+    ('swarm', SWARM)])
 def test_a_game_needs_no_more_than_is_kept(name, config):
     "Numbers that are none, infinite, huge or on the border between two choices"
     for seed in range(4):
@@ -259,6 +262,42 @@ def test_the_state_may_travel_after_every_tick(repeat):
     "One tick a decision: heavy verification hands the state over after each"
     world = make('mech', worlds=1, seed=8, **SMALL | dict(decision_repeat=repeat))
     assert verify(record(world, mixed(world, 1)), heavy=True).ok
+
+
+@pytest.fixture(scope='module')
+def crowd():
+    "Robots of the swarm, some of which know their way"
+    world = make('swarm', worlds=3, seed=6, **SWARM)
+    world.control[2, :4] = 1
+    return record(world, chance(6), w=2)
+
+
+def test_a_swarm_proves_itself(crowd, tmp_path):
+    "Its outcome is nobody's; goals that were reached are events; alone, beside others, and handed over"
+    path, goals = crowd.save(tmp_path/'crowd.replay'), crowd.frames['goals']
+    assert crowd.header['outcome'] | dict(score=None) == dict(ended='cut', winner=-1, decisions=80,
+                                                              seconds=crowd.seconds[-1], score=None)
+    assert [e[1] for e in crowd.events()] == ['goal']*goals[-1].sum() and goals[-1].sum() > 0
+    assert all(goals[t, i] == goals[t - 1, i] + 1 for t, _, i in crowd.events())
+    for how in (dict(), dict(worlds=4, w=1), dict(heavy=True)): assert verify(path, **how).ok, how
+
+
+@pytest.mark.parametrize('t', [0, 17, 79])
+def test_one_motor_that_pushed_otherwise_is_found_at_once(crowd, t):
+    actions = crowd.actions.copy()
+    actions[t, 7, 1] = -np.sign(actions[t, 7, 1])
+    verdict = verify(module.Replay(**vars(crowd) | dict(actions=actions)))
+    assert not verdict.ok and verdict.first == t + 1 and verdict.decisions == t
+
+
+@pytest.mark.parametrize('name, a', [
+    ('arena', np.zeros((81, 4), np.float32)), ('goal', np.zeros((81, 12, 3), np.float32)),
+    ('walls', np.zeros((81, 65, 4), np.float32)), ('goals', np.zeros((81, 12), np.float32)),
+    ('goal_radius', np.zeros((81, 2), np.float32)), ('tick', np.zeros(81, np.int16))])
+def test_a_floor_that_cannot_be_is_refused(crowd, tmp_path, name, a):
+    with pytest.raises(ValueError, match=f'frames.{name}: .*expected') as error:
+        module.Replay(**vars(crowd) | dict(frames=crowd.frames | {name: a})).save(tmp_path/'a.replay')
+    assert '\n' not in str(error.value) and not list(tmp_path.iterdir())
 
 
 def battles(count, longest=40, worlds=(1, 3, 5)):

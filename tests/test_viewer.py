@@ -12,7 +12,7 @@ from echelon.training.evaluation import evaluate_vs_heuristic
 from echelon.view.picture import (beside, caption, extent, hues, landscape, lit, rgb, still, stills, tops,
                                   write_film)
 from echelon.view.replay import record, verify
-from echelon.view.viewer import EVENTS, SMOOTH, Show, battle, compare, crumbled, export
+from echelon.view.viewer import EVENTS, MARKED, SMOOTH, Show, battle, compare, crumbled, export
 from echelon.world import make
 
 
@@ -25,6 +25,18 @@ def fight(seed=3, blue='heuristic', red='recruit', **config):
 
 @pytest.fixture(scope='module')
 def replay(): return fight(observation_mode='partial')
+
+
+def errands(robots=10, script='seeker', seconds=10., **config):
+    "Robots of the swarm that look for their goals"
+    world = make('swarm', worlds=1, seed=4, autoreset=False, robots=robots, max_episode_seconds=seconds,
+                 **config)
+    world.control[:] = 1 + world.spec.scripts.index(script)
+    return record(world)
+
+
+@pytest.fixture(scope='module')
+def swarm(): return errands(walls=((.5, 0, .5, .3),))
 
 
 @pytest.fixture(scope='module')
@@ -41,8 +53,10 @@ def unpacked(text):
     head = json.loads(raw[4:4 + length])
     arrays = {}
     for name, kind, shape, offset, differences in head['arrays']:
-        a = np.frombuffer(raw, kind, int(np.prod(shape)), 4 + length + offset).reshape(shape)
-        arrays[name] = np.cumsum(a, 0, dtype=a.dtype) if differences else a
+        a = np.frombuffer(raw, kind, int(np.prod(shape)), 4 + length + offset)
+        if differences:                                                      # one row after the other
+            a = np.moveaxis(np.cumsum(a.reshape(*shape[1:], shape[0]), -1, dtype=a.dtype), -1, 0)
+        arrays[name] = a.reshape(shape)
         assert differences == (name in SMOOTH)
     return head, arrays
 
@@ -131,6 +145,64 @@ def test_a_flat_world_has_no_space(walk):
     assert a['pos'].shape == (len(walk), 3, 3) and (a['pos'][..., 2] == 0).all()
     left, low, right, high = head['box']
     assert left < 0 < right and right - left <= 2.5*(high - low) + 1e-6
+
+
+def test_what_robots_do_is_packed(swarm):
+    "Places to a tenth of a unit, goals of the frame itself, and what was reached and bumped into so far"
+    head, a = unpacked(battle(swarm))
+    frames = [swarm.frame(t) for t in range(len(swarm))]
+    goals, contacts = (np.stack([f[name] for f in frames]) for name in ('goals', 'contacts'))
+    for t, f in enumerate(frames):
+        assert abs(a['pos'][t, :, :2]/head['unit'] - f['pos']).max() <= .06
+        assert abs(a['goal'][t]/head['unit'] - f['goal']).max() <= .06
+        assert abs(a['nose'][t]/127 - f['heading']).max() < .01
+    assert (a['goals'] == goals).all() and (a['bumps'] == contacts.cumsum(0)).all()
+    assert goals[-1].sum() > 10 and contacts.sum() > 0
+    assert head['arena'] == pytest.approx(frames[0]['arena'].tolist()) and head['radius'] == 15
+    assert head['walls'] == [pytest.approx(frames[0]['walls'][0].tolist())]
+    assert head['round'] and head['half'] == [10.]*20 and head['hues'] == hues(frames[0])
+    assert len(set(head['hues'])) == len(COLOURS) and not head['many']
+
+
+def test_what_a_swarm_lacks_is_neither_sent_nor_offered(swarm):
+    head, a = unpacked(battle(swarm))
+    assert not {'hp', 'heat', 'reach', 'known'} & set(a)
+    assert not any(head[k] for k in ('fogged', 'gauges', 'scored', 'mortal', 'zone', 'solid', 'picture'))
+    assert list(head['curves']) == ['goals', 'contacts', 'reward of Everybody']
+    lines = head['curves']['goals']['series']
+    assert [line['name'] for line in lines] == head['names']
+    assert [line['y'][-1] for line in lines] == a['goals'][-1].tolist()
+    assert [line['colour'] for line in lines] == head['hues']
+
+
+def test_goals_are_marked_while_they_are_few(swarm):
+    reached = [e for e in swarm.events() if e[1] == 'goal']
+    assert len(reached) == swarm.frames['goals'][-1].sum() <= MARKED
+    marks = unpacked(battle(swarm))[0]['marks']
+    assert [m[0] for m in marks] == [float(swarm.seconds[t]) for t, *_ in reached]
+    assert [m[1] for m in marks] == [hues(swarm.frame(0))[i] for *_, i in reached]
+    assert all(f'robot_{i} ' in m[3] for (*_, i), m in zip(reached, marks))
+    busy = errands(20, seconds=20., arena=(600, 500))
+    assert len(busy.events()) > MARKED and not unpacked(battle(busy))[0]['marks']
+
+
+def test_a_crowd_is_packed_without_anybodys_colour():
+    "More rows than a frame's bits of who knows whom; one line of curves on average"
+    crowd = errands(100, seconds=5., arena=(800, 600))
+    head, a = unpacked(battle(crowd))
+    assert head['many'] and set(head['hues']) == {TEAM[0]} and a['pos'].shape == (101, 100, 3)
+    line, = head['curves']['contacts']['series']
+    assert line['y'][-1] == pytest.approx(a['bumps'][-1].mean(), abs=1e-3)
+
+
+def test_a_minute_of_robots_is_small():
+    assert len(Show([errands(seconds=60.)]).html()) < 250_000
+    assert len(battle(errands(100, seconds=20., arena=(800, 600), walls=((.5, 0, .5, .6),)))) < 200_000
+
+
+def test_a_film_of_robots(swarm, tmp_path):
+    from PIL import Image
+    with Image.open(export(swarm, tmp_path/'swarm.gif')) as gif: assert gif.n_frames == len(swarm)
 
 
 def test_battles_side_by_side(replay, walk):

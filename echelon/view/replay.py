@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['UNIT', 'NOTHING', 'PRESSED', 'RELEASED', 'NO_NUMBER', 'Text', 'Count', 'SHOTS', 'LISTS', 'GROWING', 'MAGIC', 'MOST',
-           'MOST_PACKED', 'MOST_TEXT', 'KINDS', 'MOST_WORLD', 'whole', 'parts', 'shrunk', 'restored', 'coded_columns',
-           'encoded', 'decoded', 'printable', 'BlockSpec', 'Spec', 'Outcome', 'Header', 'as_header', 'blocks_of',
-           'Replay', 'ends', 'edits_of', 'sorted_out', 'Recorder', 'spec_of', 'players_of', 'outcome_of', 'record',
-           'Column', 'Contents', 'columns_of', 'packed_replay', 'save_replay', 'unpacked_file', 'contents_of', 'taken',
-           'counted', 'vocabulary', 'check_columns', 'check_idle', 'check_ranges', 'seen_in', 'replay_in',
+           'MOST_PACKED', 'MOST_TEXT', 'KINDS', 'WALLS', 'MOST_WORLD', 'whole', 'parts', 'shrunk', 'restored',
+           'coded_columns', 'encoded', 'decoded', 'printable', 'BlockSpec', 'Spec', 'Outcome', 'Header', 'as_header',
+           'blocks_of', 'Replay', 'ends', 'edits_of', 'sorted_out', 'Recorder', 'spec_of', 'players_of', 'outcome_of',
+           'record', 'Column', 'Contents', 'columns_of', 'packed_replay', 'save_replay', 'unpacked_file', 'contents_of',
+           'taken', 'counted', 'vocabulary', 'check_columns', 'check_idle', 'check_ranges', 'seen_in', 'replay_in',
            'digest_times', 'load_replay', 'named', 'Verdict', 'stage', 'handed_over', 'unlike', 'first_unlike', 'Rerun',
            'remarks', 'verify']
 
@@ -159,7 +159,7 @@ def blocks_of(header: dict) -> tuple[Block, ...]:
     "The blocks of an action row, as a world has them"
     return tuple(Block(**b) for b in header['spec']['blocks'])
 
-# %% ../../nbs/05_replay.ipynb #7b441c63
+# %% ../../nbs/05_replay.ipynb #f91e37bd
 SHOTS = ('shots', 'shot_team', 'shot_kind', 'shot_age')   # as many of each in a frame
 LISTS = (*SHOTS, 'smoke', 'events')                       # of a frame: their length comes and goes
 GROWING = ('changes',)                                    # rows are added, or rewritten
@@ -197,7 +197,7 @@ class Replay:
         return seen
 
     def events(self) -> list[tuple[int, str, int]]:
-        "Who died and who took the zone: frame, 'kill' or 'capture', row or team"
+        "Who died, who took the zone, who reached a goal: frame, 'kill', 'capture' or 'goal', row or team"
         found = []
         if 'alive' in self.frames:
             fell = self.frames['alive'][:-1] & ~self.frames['alive'][1:]
@@ -206,6 +206,9 @@ class Replay:
             held = self.frames['control']
             taken = np.flatnonzero((held[1:] != held[:-1]) & (held[1:] >= 0)) + 1
             found += [(int(t), 'capture', int(held[t])) for t in taken]
+        if 'goals' in self.frames:
+            rose = np.diff(self.frames['goals'], axis=0) > 0
+            found += [(int(t) + 1, 'goal', int(i)) for t, i in np.argwhere(rose)]
         return sorted(found)
 
     def show(self, **options: Any) -> Any:
@@ -477,18 +480,23 @@ def counted(arrays: dict[str, np.ndarray], name: str, frames: int) -> np.ndarray
             f'array {name}: {counts.min()} to {counts.max()}, expected counts')
     return ends(counts)
 
-# %% ../../nbs/05_replay.ipynb #81f72f21
+# %% ../../nbs/05_replay.ipynb #77e25950
+WALLS = 64   # on one floor, at most
+
 def vocabulary(N: int) -> dict[str, tuple[str, set[tuple[int, ...]]]]:
     "Kind and possible shapes, of a frame or of a row in it, for the names that worlds share"
-    known = dict(tick='int32', control='int32', shot_team='int32', shot_kind='int32', shot_age='float32',
-                 zone='float32 3', score='float32 2', shots='float32 6', smoke='float32 3',
-                 events='float32 7',
-                 changes='uint8 4', team='int32 N', kind='int32 N', alive='bool N', fallen='bool N',
+    known = dict(tick='int32/int64', control='int32', shot_team='int32', shot_kind='int32',
+                 shot_age='float32', zone='float32 3', score='float32 2', shots='float32 6',
+                 smoke='float32 3', events='float32 7', changes='uint8 4',
+                 team='int32 N', kind='int32 N', alive='bool N', fallen='bool N',
                  shutdown='bool N', known='uint64 N', ecm='uint8 N', hp='float32 N', heat='float32 N',
-                 reach='float32 N', jam='float32 N', heading='float32 N 2', half='float32 N 2', pos='float32')
+                 reach='float32 N', jam='float32 N', heading='float32 N 2', half='float32 N 2',
+                 pos='float32', arena='float32 4', walls='float32', goal='float32 N 2', goal_radius='float32',
+                 goals='int32 N', contacts='int32 N')
     split = {n: k.split() for n, k in known.items()}
     found = {n: (k, {tuple(N if s == 'N' else int(s) for s in shape)}) for n, (k, *shape) in split.items()}
-    return found | dict(pos=('float32', {(N, 2), (N, 3)}))
+    return found | dict(pos=('float32', {(N, 2), (N, 3)}),
+                        walls=('float32', {(k, 4) for k in range(WALLS + 1)}))
 
 def check_columns(columns: dict[str, Column], N: int) -> None:
     "Refuse a table of frames in which a name is not what it is in the contract"
@@ -498,7 +506,7 @@ def check_columns(columns: dict[str, Column], N: int) -> None:
         kind, shapes = known.get(n, (c.dtype, {c.shape}))
         ways = ('fixed', 'constant') if n in known else ('fixed', 'constant', 'ragged')
         if n in LISTS + GROWING: ways = ('ragged',) if n in LISTS else ('edits',)
-        require(c.dtype == kind and c.shape in shapes and c.how in ways,
+        require(c.dtype in kind.split('/') and c.shape in shapes and c.how in ways,
                 f'frames.{n}: {c.how} {c.dtype} of shape {c.shape}, expected {ways[0]} {kind} of {shapes}')
 
 def check_idle(replay: Replay) -> None:
@@ -520,6 +528,8 @@ def check_ranges(replay: Replay) -> None:
                 f'frames.{n}: {a.min()} to {a.max()}, expected {low} to {high - 1}')
     counts = [starts.tolist() for n, (_, starts) in replay.ragged.items() if n in SHOTS]
     require(all(c == counts[0] for c in counts), f'frames: not as many {SHOTS}, expected as many of each')
+    left, low, right, high = np.moveaxis(seen.get('arena', np.float32([[0, 0, 1, 1]])), -1, 0)
+    require(bool(((left < right) & (low < high)).all()), 'frames.arena: no width or height, expected both')
     land = (0, 0, 0) if replay.terrain is None else replay.terrain.shape
     require(bool((places[:, :3] < np.array(land)).all()),
             f'frames.changes: a voxel beyond a terrain of {land}, expected none')
