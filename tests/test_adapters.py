@@ -33,7 +33,8 @@ from echelon.world import Corridor, CorridorConfig, make
 ROOT = Path(__file__).resolve().parent.parent
 BATTLE = EnvConfig(world=dict(size=32, pool=2), pack=(0, 2, 1, 0))
 DUEL = EnvConfig(world=dict(size=32, pool=1), pack=(0, 2, 0, 0))
-WORLDS = dict(mech=DUEL.model_dump(), corridor=dict(agents=3, length=2, slip=.5))   # name -> config
+WORLDS = dict(mech=DUEL.model_dump(), corridor=dict(agents=3, length=2, slip=.5),   # name -> config
+              swarm=dict(robots=4, message_dim=1, max_episode_seconds=3))
 
 
 def noise(rng, *shape): return rng.uniform(-1, 1, shape).astype(np.float32)

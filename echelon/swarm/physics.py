@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['ARENAS', 'STUCK', 'FILLED', 'Share', 'Wall', 'RULES', 'ROBOT', 'ARENA', 'CELL', 'SLOTS', 'ZERO', 'HALF', 'ONE',
-           'SIXTH', 'TWELFTH', 'TWENTIETH', 'THREE_HALVES', 'AIR', 'roll', 'RobotConfig', 'SwarmRewards', 'SwarmConfig',
-           'rules_of', 'cells_along', 'Swarm', 'new_swarm', 'turned', 'move', 'accelerate', 'cell_of', 'sort_in',
-           'enter', 'apart', 'meet', 'touch', 'bounce', 'obey', 'part', 'stand', 'count_touching', 'rolling', 'nobody',
-           'rolled', 'staged']
+           'SIXTH', 'TWELFTH', 'TWENTIETH', 'THREE_HALVES', 'AIR', 'LEAN', 'MOST', 'AGAIN', 'roll', 'RobotConfig',
+           'SwarmRewards', 'SwarmConfig', 'rules_of', 'cells_along', 'Swarm', 'new_swarm', 'turned', 'move',
+           'accelerate', 'cell_of', 'sort_in', 'enter', 'apart', 'meet', 'touch', 'bounce', 'obey', 'part', 'stand',
+           'count_touching', 'rolling', 'nobody', 'rolled', 'staged']
 
 # %% ../../nbs/60_swarm_physics.ipynb #f53b3c2a
 from math import exp, sqrt
@@ -44,10 +44,10 @@ class SwarmRewards(Strict):
     distance: float = -.001                        # per u to the goal and decision, with metric 'distance'
     close: float = 0.                              # per decision at the rim of another one; at 30 u nothing
 
-# %% ../../nbs/60_swarm_physics.ipynb #a17e501b
+# %% ../../nbs/60_swarm_physics.ipynb #a240fcfc
 ARENAS = (((500., 600.), (400., 500.)), ((600., 800.), (500., 600.)), ((800., 1000.), (600., 800.)))
 STUCK = 5.     # s without getting anywhere, after which a robot counts as stuck
-FILLED = .5    # share of an arena that robots may cover, each with 1 u of air around it
+FILLED = .5    # share of an arena, but for its rim, that robots may cover, each with 1 u of air around it
 Share = Annotated[float, Field(ge=0, le=1)]
 Wall = Annotated[tuple[Share, Share, Share, Share], Field(strict=False)]
 
@@ -62,7 +62,7 @@ class SwarmConfig(Strict):
     legacy: bool = False                           # one kick a decision, and hardly any damping
     rate: int = Field(60, ge=30, le=1000)          # substeps per second
     repeat: int = Field(3, ge=1, le=60)            # substeps of a decision
-    passes: int = Field(6, ge=1, le=64)            # of the solver over all contacts, in a substep
+    passes: int = Field(6, ge=1, le=64)            # of the solver in a substep, where few touch
     max_episode_seconds: float = Field(60., gt=0, le=3600)
     goal_radius: float = Field(15., gt=0, le=50)   # u
     metric: Literal['progress', 'distance'] = 'progress'   # what is paid for on the way to a goal
@@ -110,7 +110,8 @@ class SwarmConfig(Strict):
         require(far <= most and angle <= 4, f'robot: its motors bring it to {far:.3g} u and {angle:.3g} rad '
                 f'in a substep; expected at most {most:g} u and 4 rad')
         (width, _), (height, _) = self.sizes(self.difficulty)
-        room = int(FILLED*width*height/(np.pi*(self.robot.radius + 1)**2))
+        r = self.robot.radius + 1
+        room = int(FILLED*(width - r)*(height - r)/(np.pi*r**2))
         require(self.robots <= room, f'robots = {self.robots}: expected at most {room}, so many find room on '
                 f'{width:g} × {height:g}; a larger one is set as arena=(width, height)')
         require(not (self.legacy and self.walls), 'walls with legacy = True: expected none, such robots are '
@@ -226,23 +227,24 @@ def turned(c, s, angle):  # cosine, sine; rad
     length = THREE_HALVES - HALF*(c*c + s*s)     # 1/√ of something near 1
     return c*length, s*length
 
-# %% ../../nbs/60_swarm_physics.ipynb #1af6187b
+# %% ../../nbs/60_swarm_physics.ipynb #ee3d8e14
 @kernel(inline=True)
 def move(g, w, i):
     "Robot `i` goes where its speed brings it"
     m, dt = g.robot[w, i], g.rules[0].dt
     m.x += m.vx*dt
     m.y += m.vy*dt
+    m.nx, m.ny = m.c, m.s      # motors push along the nose as it was when the substep began
     m.c, m.s = turned(m.c, m.s, m.w*dt)
 
-# %% ../../nbs/60_swarm_physics.ipynb #75cf8278
+# %% ../../nbs/60_swarm_physics.ipynb #7b6f074a
 @kernel(inline=True)
 def accelerate(g, w, i, substep):
     "Motors and damping change the speed of robot `i`"
     m, r = g.robot[w, i], g.rules[0]
     on = ONE if substep < r.pushed else ZERO
     ahead = on*(m.left + m.right)*r.gain
-    m.vx, m.vy = m.vx*r.keep + m.c*ahead, m.vy*r.keep + m.s*ahead
+    m.vx, m.vy = m.vx*r.keep + m.nx*ahead, m.vy*r.keep + m.ny*ahead
     m.w = m.w*r.keep_turn + on*(m.right - m.left)*r.gain_turn
     if r.slides == 0:
         straight = m.vx*m.c + m.vy*m.s
@@ -345,7 +347,9 @@ def touch(g, w, i):
         if distance < R + AIR: meet(g, w, i, side, distance, R)
     if m.near < SLOTS: g.near[w, a.tick & 1, i, m.near] = 0
 
-# %% ../../nbs/60_swarm_physics.ipynb #7459cd17
+# %% ../../nbs/60_swarm_physics.ipynb #0a92a426
+LEAN = np.float32(8)   # robots in a row whose push an impulse may carry from substep to substep
+
 @kernel(inline=True)
 def bounce(g, w, i, first):
     "The next speed of robot `i` after the impulses of all that it touches; first those of the last substep"
@@ -357,21 +361,26 @@ def bounce(g, w, i, first):
         nx, ny, distance = apart(g, w, i, thing)
         vx, vy, spin, reach, crowd = m.vx, m.vy, m.w, R, m.touching
         inv_mass, inv_inertia, grip = r.inv_mass, r.inv_inertia, r.wall_grip
+        effort = abs(m.left + m.right)
         if thing <= N:
             o = g.robot[w, thing - 1]
+            effort = max(effort, abs(o.left + o.right))
             vx, vy, spin, reach, crowd = vx - o.vx, vy - o.vy, spin + o.w, R + R, max(crowd, o.touching)
             inv_mass, inv_inertia, grip = inv_mass + inv_mass, inv_inertia + inv_inertia, r.grip
         if distance >= reach: continue
-        if thing <= N: lever = HALF*distance
-        else: lever = distance
+        lever = HALF*distance if thing <= N else r.radius
         push, drag = g.impulse[w, now, i, k, 0], g.impulse[w, now, i, k, 1]
-        if not first:
+        if first:
+            more, hold = min(push, LEAN*effort*r.gain/r.inv_mass), drag
+            push, drag = ZERO, ZERO
+        else:
             share = ONE/np.float32(crowd)
             slip = vy*nx - vx*ny - lever*spin
             more = max(push + share*(g.rebound[w, i, k] - (vx*nx + vy*ny))/inv_mass, ZERO)
-            hold = min(max(drag - share*slip/(inv_mass + lever*lever*inv_inertia), -grip*more), grip*more)
-            g.impulse[w, now, i, k, 0], g.impulse[w, now, i, k, 1] = more, hold
-            push, drag = more - push, hold - drag
+            hold = drag - share*slip/(inv_mass + lever*lever*inv_inertia)
+        hold = min(max(hold, -grip*more), grip*more)
+        g.impulse[w, now, i, k, 0], g.impulse[w, now, i, k, 1] = more, hold
+        push, drag = more - push, hold - drag
         m.nx += (push*nx - drag*ny)*r.inv_mass
         m.ny += (push*ny + drag*nx)*r.inv_mass
         m.nw -= lever*drag*r.inv_inertia
@@ -415,7 +424,10 @@ def count_touching(g, w):
     g.arena[w].touching = 0
     for i in range(g.robot.shape[1]): g.arena[w].touching += g.robot[w, i].touching > 0
 
-# %% ../../nbs/60_swarm_physics.ipynb #3f81afbe
+# %% ../../nbs/60_swarm_physics.ipynb #6ec25e47
+MOST = 4    # times the passes of a few, however many touch
+AGAIN = 3   # times that they are moved apart
+
 def rolling(sync):  # a kernel without arguments: waits until all lanes have come here
     "The substep, compiled for a machine whose lanes wait with `sync`"
     @kernel(inline=True)
@@ -432,16 +444,18 @@ def rolling(sync):  # a kernel without arguments: waits until all lanes have com
         for i in range(lane, N, lanes): accelerate(g, w, i, substep)       # motors and damping
         if lane == 0: count_touching(g, w)
         sync()
-        if g.arena[w].touching == 0: return
-        for k in range(g.rules[0].passes + 1):
+        touching, passes = g.arena[w].touching, g.rules[0].passes
+        if touching == 0: return                                           # all lanes, or none
+        for k in range(min(passes + touching, MOST*passes) + 1):
             for i in range(lane, N, lanes): bounce(g, w, i, k == 0)        # speeds that contacts allow
             sync()
             for i in range(lane, N, lanes): obey(g, w, i)
             sync()
-        for i in range(lane, N, lanes): part(g, w, i)                      # out of what they overlap
-        sync()
-        for i in range(lane, N, lanes): stand(g, w, i)
-        sync()
+        for _ in range(AGAIN):
+            for i in range(lane, N, lanes): part(g, w, i)                  # out of what they overlap
+            sync()
+            for i in range(lane, N, lanes): stand(g, w, i)
+            sync()
     return roll
 
 # %% ../../nbs/60_swarm_physics.ipynb #71c0275d

@@ -318,7 +318,7 @@ def play(g, todo,       # [W]: REST, OPEN or DECIDE
             open_game(g, w, keys[w], levels[w], contacts[w])
             for i in range(g.robot.shape[1]): observe(g, w, i)
 
-# %% ../../nbs/62_swarm_world.ipynb #0b88f50c
+# %% ../../nbs/62_swarm_world.ipynb #beb6728e
 def possible(arena: np.ndarray,    # ARENA [W], from anybody
              robot: np.ndarray,    # ROBOT [W,N]
              near: np.ndarray,     # int16 [W,2,N,8]
@@ -336,7 +336,7 @@ def possible(arena: np.ndarray,    # ARENA [W], from anybody
     inside = np.ones(robot.shape, bool)
     for name, side in (('x', width), ('y', height), ('goal_x', width), ('goal_y', height)):
         inside &= (0 <= robot[name]) & (robot[name] <= side[:, None])
-    inside &= (abs(floats) <= 1e5).all(0) & (abs(robot['c']**2 + robot['s']**2 - 1) < 1e-3)
+    inside &= (abs(floats) <= 1e5).all(0) & (abs(np.hypot(robot['c'], robot['s']) - 1) < 1e-3)
     inside &= (0 <= robot['cell']) & (robot['cell'] < g.grid.shape[1]) & (0 <= robot['goals'])
     things = robot.shape[1] + 4 + g.wall.shape[1]
     return bool(good.all() and inside.all() and (abs(near.astype(int)) <= things).all())
