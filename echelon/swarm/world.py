@@ -341,7 +341,7 @@ def possible(arena: np.ndarray,    # ARENA [W], from anybody
     things = robot.shape[1] + 4 + g.wall.shape[1]
     return bool(good.all() and inside.all() and (abs(near.astype(int)) <= things).all())
 
-# %% ../../nbs/62_swarm_world.ipynb #117a63b2
+# %% ../../nbs/62_swarm_world.ipynb #1236d0ff
 class SwarmOpening(Opening):
     "How a game of the swarm was opened"
     difficulty: int = Range(ge=1, le=3)
@@ -362,7 +362,8 @@ class SwarmWorld(World):
             action=self.action, obs=self.obs, control=self.control, reward=self.reward)
         self.levels = np.full(num_worlds, config.difficulty, np.int32)             # of games to open
         self.contacts = np.full(num_worlds, config.rewards.contact, np.float32)
-        self._state = dict(arena=g.arena, robot=g.robot, near=g.near, impulse=g.impulse, message=g.message, tally=g.tally,
+        self._state = dict(arena=g.arena, robot=g.robot, near=g.near, impulse=g.impulse, message=g.message,
+                           tally=g.tally,
                            levels=self.levels, contacts=self.contacts)
         self.stats |= {name: np.zeros(num_worlds) for name in TALLY}
         self.stats |= {f'reward_{name}': g.terms[:, k:k + 1] for k, name in enumerate(TERMS)}

@@ -117,7 +117,7 @@ def evaluate(model: Any,                        # a policy, 'random', or the nam
     return stats_of({k: np.concatenate([c[k] for c in counted]) for k in counted[0]},
                     *map(np.concatenate, numbers))
 
-# %% ../../nbs/40_evaluation.ipynb #5d02ac57
+# %% ../../nbs/40_evaluation.ipynb #3d366466
 def examined(model, opponent, world_name: str, config: dict, index: np.ndarray, seed: int, greedy: bool,
              limit: int) -> tuple:
     "One batch of games: other statistics, then side, won, lost, length, margin, kills and reward of each"
@@ -134,7 +134,8 @@ def examined(model, opponent, world_name: str, config: dict, index: np.ndarray, 
     length, reward = played(world, players, limit)
     s, none = world.stats, np.zeros((len(index), sides))
     won = s['win'][at, side] > .5
-    lost = ~won if sides == 1 else s['win'].sum(1) - s['win'][at, side] > .5
+    losing = world.spec.success == 'win_rate'      # where nobody wins, nobody loses
+    lost = ~won & losing if sides == 1 else s['win'].sum(1) - s['win'][at, side] > .5
     counted = {k: v.copy() for k, v in s.items() if v.ndim == 1 and k not in ('games', 'decisions')}
     return (counted, side, won, lost, length, s.get('hp_margin', none)[at, side],
             s.get('kill', none)[at, side], reward[at[:, None], own].mean(1))
