@@ -480,7 +480,7 @@ def counted(arrays: dict[str, np.ndarray], name: str, frames: int) -> np.ndarray
             f'array {name}: {counts.min()} to {counts.max()}, expected counts')
     return ends(counts)
 
-# %% ../../nbs/05_replay.ipynb #e8144989
+# %% ../../nbs/05_replay.ipynb #08811905
 WALLS = 64   # on one floor, at most
 
 def vocabulary(N: int) -> dict[str, tuple[str, set[tuple[int, ...]]]]:
@@ -528,7 +528,7 @@ def check_ranges(replay: Replay) -> None:
                 f'frames.{n}: {a.min()} to {a.max()}, expected {low} to {high - 1}')
     counts = [starts.tolist() for n, (_, starts) in replay.ragged.items() if n in SHOTS]
     require(all(c == counts[0] for c in counts), f'frames: not as many {SHOTS}, expected as many of each')
-    left, low, right, high = np.moveaxis(seen.get('arena', np.array([[0, 0, 1, 1]], np.float32)), -1, 0)
+    left, low, right, high = np.moveaxis(np.asarray(seen.get('arena', [[0, 0, 1, 1]])), -1, 0)
     require(bool(((left < right) & (low < high)).all()), 'frames.arena: no width or height, expected both')
     land = (0, 0, 0) if replay.terrain is None else replay.terrain.shape
     require(bool((places[:, :3] < np.array(land)).all()),
