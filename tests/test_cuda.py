@@ -1,4 +1,5 @@
 "What guards the second machine: CUDA's simulator plays the same battle, and the text compiles for a GPU."
+import importlib
 import importlib.util
 import os
 import re
@@ -53,7 +54,7 @@ def close(a, b):
     "Whether two arrays agree: floats within the tolerance, all else exactly"
     if a.dtype.names: return all(close(a[name], b[name]) for name in a.dtype.names)
     if a.dtype.kind != 'f': return bool((a == b).all())
-    return bool((abs(a - b) <= TOLERANCE*np.maximum(1, abs(a))).all())
+    return bool(((abs(a - b) <= TOLERANCE*np.maximum(1, abs(a))) | (a != a) & (b != b)).all())
 
 
 def differing(one, two, same=close):
@@ -84,32 +85,79 @@ def told():
     return moments
 
 
+# ---- a swarm in which everything happens
+
+def swarm(machine):
+    "Two arenas, robots that touch walls and each other: the swarm as it opens and after each decision"
+    from echelon.swarm.world import DECIDE, OPEN, clear
+    from echelon.world import make
+    world = make('swarm', worlds=2, seed=5, robots=7, arena=(300, 240), walls=((.5, .3, .5, .7),),
+                 message_dim=1, hears=2, max_episode_seconds=.2, autoreset=False)
+    g, moments = world.swarm, []
+    games = np.array([7, 8], np.uint64), np.int32([1, 3]), np.float32([-.5, -2])
+    clear(g, np.ones(2, np.bool_))
+    for decision in range(1 + DECISIONS):
+        if decision == 1: crowded(g)
+        g.action[g.control == 0], g.action[0, 3, 0] = [.9, 1, .25], np.nan
+        machine(g, np.full(2, DECIDE if decision else OPEN), *games)
+        moments.append({name: a.copy() for name, a in g._asdict().items()})
+    return moments
+
+
+def crowded(g):
+    "In one world six in a heap and one alone; in the other everybody alone, and scripts that drive"
+    m = g.robot[0]
+    m['x'], m['y'] = [30, 49, 68, 33, 52, 280, 146], [30, 31, 30, 50, 50.5, 225, 120]
+    m['vx'], m['vy'], m['c'], m['s'] = [90, 60, -80, 0, 0, 100, 90], [0, 10, 0, -90, -40, 30, 5], 1, 0
+    m['goal_x'][1], m['goal_y'][1] = m['x'][1] + 5, m['y'][1]
+    g.robot[1]['x'], g.robot[1]['y'] = [40, 90, 220, 260, 40, 90, 220], [40, 90, 60, 120, 160, 200, 200]
+    g.control[1] = [1, 1, 2, 2, 3, 0, 0]
+
+
+@pytest.fixture(scope='module')
+def told_swarm():
+    "The swarm as the CPU's driver plays it"
+    from echelon.swarm.world import play
+    moments = swarm(play)
+    m, a = moments[-1]['robot'], moments[-1]['arena']
+    contacts, touching = ([moment[k][name] for moment in moments[1:]]
+                          for k, name in (('robot', 'contacts'), ('arena', 'touching')))
+    assert np.sum(contacts, (0, 2))[0] > 8 and np.min(touching, 0)[1] == 0 and m['goals'][0, 1] == 1
+    assert (a['over'] == 1).all() and (moments[-1]['heard'] >= 0).any() and moments[-1]['tally'][0, 3] == 4
+    return moments
+
+
 # ---- numba's simulator of CUDA
 
-def phases():
+def phases(play):
     "Every kernel that the drivers call, by the module that names it: what lies between two barriers"
-    from echelon.env import battle, gpu
-    from echelon.sim import sim
-    texts = [(sim, sim.tick.py_func), (sim, sim.sights.py_func), (battle, battle.view.py_func),
-             (battle, battle.decide.py_func), (gpu, gpu.player().py_func)]
+    if play is swarm:
+        from echelon.swarm import gpu, physics, world
+        texts = [(physics, physics.roll.py_func), (world, world.decide.py_func), (gpu, gpu.player().py_func)]
+    else:
+        from echelon.env import battle, gpu
+        from echelon.sim import sim
+        texts = [(sim, sim.tick.py_func), (sim, sim.sights.py_func), (battle, battle.view.py_func),
+                 (battle, battle.decide.py_func), (gpu, gpu.player().py_func)]
     return {(module, name) for module, f in texts for name in f.__code__.co_names
             if hasattr(getattr(module, name, None), 'py_func')}
 
 
-def simulate(out, lanes=3):
-    "Play the battle in the simulator; keep its moments, and the phases with and without a visit"
-    from echelon.env import gpu
-    entered, all_phases = set(), phases()
+def simulate(name, out, lanes=3):
+    "Play in the simulator; keep the moments, and the phases with and without a visit"
+    play = PLAYS[name]
+    gpu = importlib.import_module('echelon.swarm.gpu' if play is swarm else 'echelon.env.gpu')
+    entered, all_phases = set(), phases(play)
     def watched(f, name):
         def call(*args): entered.add(name); return f(*args)
         return call
-    for module, name in all_phases: setattr(module, name, watched(getattr(module, name), name))
+    full = lambda module, name: f'{module.__name__}.{name}'
+    for module, name in all_phases: setattr(module, name, watched(getattr(module, name), full(module, name)))
     gpu.player.cache_clear()
-    def machine(g, maps, todo, *games):
-        gpu.player()[len(todo), lanes](open_records(g), maps, todo, *games)
-    moments = battle(machine)
+    def machine(g, *games): gpu.player()[2, lanes](open_records(g), *games)
+    moments = play(machine)
     arrays = {f'{k} {name}': a for k, moment in enumerate(moments) for name, a in moment.items()}
-    np.savez(out, **arrays, entered=sorted(entered), phases=sorted(name for _, name in all_phases))
+    np.savez(out, **arrays, entered=sorted(entered), phases=sorted(full(*phase) for phase in all_phases))
 
 
 def elsewhere(*args, **env):
@@ -121,12 +169,14 @@ def elsewhere(*args, **env):
     return run.stdout
 
 
-def test_simulator_plays_the_same_battle(told, tmp_path):
-    elsewhere('simulate', tmp_path/'battle.npz', NUMBA_ENABLE_CUDASIM='1')
-    with np.load(tmp_path/'battle.npz', allow_pickle=False) as kept:
+@pytest.mark.parametrize('play, many', [('told', 25), ('told_swarm', 15)])
+def test_simulator_plays_the_same(play, many, tmp_path, request):
+    told = request.getfixturevalue(play)
+    elsewhere('simulate', play, tmp_path/'kept.npz', NUMBA_ENABLE_CUDASIM='1')
+    with np.load(tmp_path/'kept.npz', allow_pickle=False) as kept:
         moments = [{name: kept[f'{k} {name}'] for name in moment} for k, moment in enumerate(told)]
         entered = kept['entered'].tolist()
-        assert entered == kept['phases'].tolist() and len(entered) > 25
+        assert entered == kept['phases'].tolist() and len(entered) > many
     assert differing(told, moments) == []
 
 
@@ -172,39 +222,64 @@ def test_lanes_may_run_in_any_order(told, order):
     assert differing(told, battle(machine), equal) == []
 
 
+@pytest.mark.parametrize('order', [range(7), range(6, -1, -1), [2, 0, 1]], ids=str)
+def test_lanes_of_a_swarm_may_run_in_any_order(told_swarm, order):
+    from echelon.swarm.physics import rolling
+    from echelon.swarm.world import DECIDE, deciding, play
+    turns = Turns(order)
+    decide = deciding(turns.wait, rolling(turns.wait).py_func).py_func
+    def machine(g, todo, *games):
+        if todo[0] != DECIDE: return play(g, todo, *games)
+        for w in range(len(todo)): turns.run(decide, open_records(g), np.int64(w))
+    assert differing(told_swarm, swarm(machine), equal) == []
+
+
 # ---- machine code for a GPU that is not here
 
-def compiled():
-    "PTX for sm_90 of the CUDA driver"
-    import numba
-    from numba import cuda
-    from numba.cuda import cuda_paths, dispatcher
+def arguments(name):
+    "A CUDA driver and what it is called with"
+    zeros = lambda kind, *shape: np.zeros(shape, kind)
+    if PLAYS[name] is swarm:
+        from echelon.swarm.gpu import player
+        from echelon.swarm.physics import SwarmConfig, new_swarm
+        g = new_swarm(SwarmConfig(message_dim=1, walls=((.5, .3, .5, .7),)), obs_dim=52)
+        return player(), (g, zeros('i8', 1), zeros('u8', 1), zeros('i4', 1))
     from echelon.config import EnvConfig
     from echelon.env.gpu import player
     from echelon.sim.mech import new_game
     from echelon.sim.voxels import Maps
-    dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=(9, 0))
-    cuda_paths._get_nvrtc_path = lambda: None   # the compiler of CUDA C++, which nothing here asks
-    zeros = lambda kind, *shape: np.zeros(shape, kind)
     maps = Maps(zeros('u1', 1, 40, 40, 20), zeros('u4', 1, 40, 40), zeros('u4', 1, 40, 40),
                 zeros('u4', 1, 40, 40), zeros('u8', 1, 20, 20), zeros('u2', 1, 40, 40),
                 zeros('f4', 1, 3), zeros('f4', 1, 4, 2), zeros('i4', 1))
-    args = (new_game(EnvConfig(pack=(1, 1, 1, 1)), maps), maps, zeros('i8', 1), zeros('u8', 1),
-            zeros('i4', 1), zeros('i4', 1), zeros('f4', 1))
-    ptx, _ = cuda.compile(player().py_func, numba.void(*map(numba.typeof, args)), cc=(9, 0), output='ptx',
+    return player(), (new_game(EnvConfig(pack=(1, 1, 1, 1)), maps), maps, zeros('i8', 1), zeros('u8', 1),
+                      zeros('i4', 1), zeros('i4', 1), zeros('f4', 1))
+
+
+def compiled(name):
+    "PTX for sm_90 of a CUDA driver"
+    import numba
+    from numba import cuda
+    from numba.cuda import cuda_paths, dispatcher
+    dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=(9, 0))
+    cuda_paths._get_nvrtc_path = lambda: None   # the compiler of CUDA C++, which nothing here asks
+    kernel, args = arguments(name)
+    ptx, _ = cuda.compile(kernel.py_func, numba.void(*map(numba.typeof, args)), cc=(9, 0), output='ptx',
                           device=False, abi='numba')
     print(ptx.decode() if isinstance(ptx, bytes) else ptx)
 
 
 @pytest.mark.skipif(importlib.util.find_spec('numba_cuda') is None, reason='numba-cuda is not installed')
-def test_compiles_for_a_gpu():
-    ptx = elsewhere('compiled', NUMBA_FORCE_CUDA_CC='9.0', NUMBA_ENABLE_CUDASIM='0')
+@pytest.mark.parametrize('play, barriers', [
+    ('told', 20),          # of a tick 8, of sights 5 twice, of a decision 3, of opening 1
+    ('told_swarm', 13)])   # of a substep 8, of a decision 4, of opening 1
+def test_compiles_for_a_gpu(play, barriers):
+    ptx = elsewhere('compiled', play, NUMBA_FORCE_CUDA_CC='9.0', NUMBA_ENABLE_CUDASIM='0')
     code = re.sub(r'_ZN\w+', 'name', ptx)
     count = lambda pattern: len(re.findall(pattern, code, re.M))
     print(f'PTX: {len(code)/1e6:.1f} MB without names, {count("$")} lines, {count("bar.sync")} barriers, '
           f'{count("ld[.a-z]*[.]u8")} loads of a byte')
     assert '.target sm_90' in code and count(r'\.entry') == 1
-    assert count(r'bar\.sync') >= 20  # of a tick 8, of sights 5 twice, of a decision 3, of opening 1
+    assert count(r'bar\.sync') >= barriers
     assert count(r'^\s*call') == 0               # all is pasted into one kernel: nothing of Python, no stack
     assert 8*count(r'^\s*\.param') <= PARAMETERS
     assert count(r'ld[.a-z]*\.u8') < 200         # records are aligned: numbers are read whole, not by bytes
@@ -224,4 +299,18 @@ def test_gpu_plays_the_same_battle(told):
     assert differing(told[:2], battle(machine)[:2]) == []   # later, chance and thresholds part them
 
 
+@pytest.mark.gpu
+def test_gpu_plays_the_same_swarm(told_swarm):
+    from numba import cuda
+    if not cuda.is_available(): pytest.skip('no CUDA device')
+    from echelon.env.gpu import LANES, downloaded, uploaded
+    from echelon.swarm.gpu import player
+    def machine(g, todo, *games):
+        on_card = uploaded(g)
+        player()[len(todo), LANES](on_card, todo, *games)
+        downloaded(on_card, g)
+    assert differing(told_swarm[:2], swarm(machine)[:2]) == []
+
+
+PLAYS = dict(told=battle, told_swarm=swarm)
 if __name__ == '__main__': dict(simulate=simulate, compiled=compiled)[sys.argv[1]](*sys.argv[2:])

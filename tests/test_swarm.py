@@ -423,7 +423,7 @@ def test_a_state_goes_on_anywhere(at, more, seed):
 def test_openings_open_the_same_game():
     many = driven(make('swarm', worlds=3, seed=6, difficulty=2, **CROWD), 45)
     alone = make('swarm', worlds=1, seed=1, difficulty=2, **CROWD)
-    assert many.opening(1) == dict(seed=int(many.seeds[1]), game=1, difficulty=2)
+    assert many.opening(1) == dict(seed=int(many.seeds[1]), game=1, difficulty=2, contact=-.5)
     alone.reopen(many.opening(1))
     assert alone.swarm.arena['key'][0] == many.swarm.arena['key'][1]
     again = make('swarm', worlds=3, seed=6, difficulty=2, **CROWD)
@@ -444,7 +444,8 @@ SMALL = dict(robots=6, message_dim=1, walls=((.4, .4, .6, .6),))
 WRONG = [('arena', 'level', 0), ('arena', 'level', 4), ('arena', 'width', np.nan), ('arena', 'width', 400),
          ('arena', 'width', 700), ('arena', 'height', 300), ('arena', 'height', 5e4), ('arena', 'columns', 3),
          ('arena', 'rows', 99), ('arena', 'tick', -1), ('arena', 'decision', -1), ('arena', 'decision', 1201),
-         ('arena', 'decision', 1200), ('arena', 'over', 1), ('arena', 'over', 2),
+         ('arena', 'contact', np.nan), ('arena', 'contact', -2e3), ('contacts', None, np.inf),
+         ('tally', None, np.nan),
          *[('robot', name, x) for name in ('x', 'y', 'goal_x', 'goal_y') for x in (-1, 900, np.nan)],
          *[('robot', name, x) for name in ('vx', 'vy', 'w', 'way', 'spot_x', 'nx', 'nw', 'left', 'price')
            for x in (np.nan, np.inf, -2e5)],
@@ -584,7 +585,7 @@ def test_leaning_on_a_wall_is_one_contact(start):
     k = int(contacts.argmax())
     progress = -.01*(m['x'] - start)
     assert np.isclose(reward.sum(), progress - 60*.01 - .5, atol=1e-3) and reward[k, 0] < -.5
-    assert world.stats['collisions'][0] == pytest.approx(1) and world.swarm.arena['tick'][0] == 180
+    assert world.swarm.tally[0, 1] == pytest.approx(1) and world.swarm.arena['tick'][0] == 180
 
 
 def test_leaving_by_more_than_a_unit_makes_the_next_contact_another_one():
@@ -640,12 +641,12 @@ def test_whoever_stands_for_five_seconds_is_stuck_once():
     action = np.float32([[[0, 0], [1, 1]]])
     for t in range(1, 300):
         world.step(action)
-        assert world.stats['stuck'][0] == pytest.approx(.5*(t >= 100)) or world.swarm.robot[0, 1]['stuck']
+        assert world.swarm.tally[0, 2] == pytest.approx(.5*(t >= 100)) or world.swarm.robot[0, 1]['stuck']
     m = world.swarm.robot[0]
-    assert m['stuck'][0] == 1 and world.stats['stuck'][0] == .5*(1 + (m['stuck'][1] > 0))
+    assert m['stuck'][0] == 1 and world.swarm.tally[0, 2] == .5*(1 + (m['stuck'][1] > 0))
     m['x'][0] = 200                                            # gets going, and is stuck again: counted once
     for _ in range(150): world.step(np.zeros((1, 2, 2), np.float32))
-    assert world.stats['stuck'][0] <= 1
+    assert world.swarm.tally[0, 2] <= 1
 
 
 def test_statistics_are_per_robot_and_minute():
@@ -707,9 +708,9 @@ def test_nobody_is_heard_beyond_300_units():
 def test_a_difficulty_takes_effect_at_the_next_game():
     world = make('swarm', worlds=3, seed=1, robots=5)
     before, playing = world.swarm.arena.copy(), world.digest(playing=True)
-    assert world.get_curriculum() == dict(difficulty=1)
+    assert world.get_curriculum() == dict(difficulty=1, contact=-.5)
     world.set_curriculum(difficulty=3)
-    assert (world.digest(playing=True) == playing).all() and world.get_curriculum() == dict(difficulty=3)
+    assert (world.digest(playing=True) == playing).all() and world.get_curriculum()['difficulty'] == 3
     world.step()
     assert (world.swarm.arena['width'] == before['width']).all() and (world.swarm.arena['level'] == 1).all()
     world.reset(worlds=np.array([False, True, False]))
@@ -717,7 +718,13 @@ def test_a_difficulty_takes_effect_at_the_next_game():
     assert [world.opening(w)['difficulty'] for w in range(3)] == [1, 3, 1]
     for wrong in (0, 4, 1.5, '2', True, float('nan')):
         with pytest.raises(ValueError) as error: world.set_curriculum(difficulty=wrong)
-        assert len(str(error.value).splitlines()) == 1 and world.get_curriculum() == dict(difficulty=3)
+        assert len(str(error.value).splitlines()) == 1 and world.get_curriculum()['difficulty'] == 3
+    world.set_curriculum(contact=-4)
+    world.reset(worlds=np.array([True, False, False]))
+    assert world.swarm.arena['contact'].tolist() == [-4, -.5, -.5] and world.opening(0)['contact'] == -4
+    for wrong in (float('nan'), -1e4, 'dear'):
+        with pytest.raises(ValueError): world.set_curriculum(contact=wrong)
+    assert world.get_curriculum() == dict(difficulty=3, contact=-4.)
     full = make('swarm', worlds=1, robots=300, difficulty=2)
     with pytest.raises(ValueError, match='robots = 300'): full.set_curriculum(difficulty=1)
 
@@ -778,9 +785,9 @@ def training(**settings):
 
 def test_a_run_goes_on_bit_for_bit(goes_on):
     stages = [dict(name=str(d), world=dict(difficulty=d)) for d in (1, 2, 3)]
-    easing = dict(stages=stages, games=4, promote=-1., demote=-2.)
-    _, rows = goes_on(training(curriculum=easing), updates=4)
-    assert np.isfinite([row['loss/policy'] for row in rows if 'loss/policy' in row]).all()
+    easing = dict(stages=stages, games=8, promote=-1., demote=-2.)
+    _, rows = goes_on(training(curriculum=easing), updates=5)
+    assert np.isfinite([row[k] for row in rows for k in ('loss', 'pg_loss', 'vf_loss')]).all()
     assert any('stat/goals' in row for row in rows)
 
 
@@ -791,3 +798,23 @@ def test_an_examination_counts_goals():
     assert seeker.mean_episode_length == 200 and seeker.mean_reward > chance.mean_reward
     assert seeker == evaluate('seeker', 'swarm', config, games=6, worlds=6)
     assert SwarmConfig(**config).decisions == 200
+
+
+def test_statistics_are_those_of_whole_games():
+    world = make('swarm', worlds=3, seed=2, max_episode_seconds=6., autoreset=False)
+    world.control[:] = 1
+    for _ in range(119): world.step()
+    assert not any(world.stats[k].any() for k in ('goals', 'collisions', 'stuck', 'return'))
+    world.step()
+    goals = world.swarm.robot['goals'].mean(1)                # of a robot, in six seconds
+    assert np.allclose(world.stats['goals'], 10*goals) and goals.min() > 0
+    terms = sum(world.stats[f'reward_{name}'][:, 0] for name in ('progress', 'goal', 'step', 'contact'))
+    assert np.allclose(world.stats['return'], terms, atol=1e-3)
+
+
+def test_being_close_has_its_price_if_one_is_set():
+    free, dear = (arranged([(100, 300), (145, 300), (600, 300)], rewards=dict(close=c)) for c in (0., -2.))
+    for world in (free, dear): world.step(np.zeros_like(world.action))
+    paid = dear.reward - free.reward
+    assert np.allclose(paid, [[-2*(1 - 25/30)]*2 + [0]], atol=1e-5)
+    assert np.isclose(dear.stats['reward_close'][0, 0], paid.mean())

@@ -147,7 +147,7 @@ def rules_of(c: SwarmConfig) -> np.ndarray:
     for name, value in values.items(): r[name] = value
     return r
 
-# %% ../../nbs/60_swarm_physics.ipynb #092fc0bb
+# %% ../../nbs/60_swarm_physics.ipynb #8f00f95b
 ROBOT = np.dtype([
     ('x', 'f4'), ('y', 'f4'), ('c', 'f4'), ('s', 'f4'),          # u; where its nose points: cosine and sine
     ('vx', 'f4'), ('vy', 'f4'), ('w', 'f4'),                     # u/s; rad/s, counter-clockwise
@@ -190,15 +190,15 @@ class Swarm(NamedTuple):
     grid: np.ndarray         # int16 [W,cells]: the first robot of each cell, −1 none
     message: np.ndarray      # float32 [W,N,M]: what each robot says
     heard: np.ndarray        # int16 [W,N,hears]: whom it hears, −1 nobody
-    tally: np.ndarray        # float64 [W,5]: statistics of the game that is played
-    terms: np.ndarray        # float64 [W,6]: sums of the reward terms since the last drain
+    tally: np.ndarray        # float64 [W,4]: statistics of the game that is played
+    terms: np.ndarray        # float64 [W,7]: sums of reward terms, and NaN actions, since the last drain
     # what policies and the learner exchange with it
     action: np.ndarray       # float32 [W,N,A]
     obs: np.ndarray          # float32 [W,N,D]
     control: np.ndarray      # int16 [W,N]
     reward: np.ndarray       # float32 [W,N]
 
-# %% ../../nbs/60_swarm_physics.ipynb #d365e28d
+# %% ../../nbs/60_swarm_physics.ipynb #cf9a978a
 def new_swarm(c: SwarmConfig, worlds: int = 1, obs_dim: int = 36) -> Swarm:
     "Arrays for so many games of a config, before any of them is opened"
     W, N, K, M = worlds, c.robots, len(c.walls), c.message_dim
@@ -208,8 +208,8 @@ def new_swarm(c: SwarmConfig, worlds: int = 1, obs_dim: int = 36) -> Swarm:
     return Swarm(rules_of(c), sizes, np.array(c.walls, np.float32).reshape(K, 4), zeros(dtype=ARENA),
                  zeros(N, dtype=ROBOT), zeros(2, N, SLOTS, dtype=np.int16), zeros(N, SLOTS),
                  zeros(2, N, SLOTS, 2), zeros(K, 4), np.full((W, cells), -1, np.int16), zeros(N, M),
-                 np.full((W, N, c.hears), -1, np.int16), zeros(5, dtype=np.float64),
-                 zeros(6, dtype=np.float64), zeros(N, 2 + M), zeros(N, obs_dim), zeros(N, dtype=np.int16),
+                 np.full((W, N, c.hears), -1, np.int16), zeros(4, dtype=np.float64),
+                 zeros(7, dtype=np.float64), zeros(N, 2 + M), zeros(N, obs_dim), zeros(N, dtype=np.int16),
                  zeros(N))
 
 # %% ../../nbs/60_swarm_physics.ipynb #4fee4f2f

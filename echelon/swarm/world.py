@@ -230,8 +230,8 @@ def decode(g, w, i):
     m.left, m.right = clean(m, g.action[w, i, 0]), clean(m, g.action[w, i, 1])
     for k in range(g.message.shape[2]): g.message[w, i, k] = clean(m, g.action[w, i, 2 + k])
 
-# %% ../../nbs/62_swarm_world.ipynb #2551ca68
-TALLY = ('goals', 'collisions', 'stuck', 'nan', 'return')
+# %% ../../nbs/62_swarm_world.ipynb #c9f9c61f
+TALLY = ('goals', 'collisions', 'stuck', 'return')
 TERMS = ('progress', 'goal', 'step', 'contact', 'distance', 'close')
 CLOSE = np.float32(30)   # u between the rims of two robots, from which the term `close` counts
 
@@ -260,7 +260,7 @@ def rest(g, w, i):
     if m.there or x*x + y*y > r.radius*r.radius: m.idle, m.spot_x, m.spot_y = 0, m.x, m.y
     elif m.idle == r.patience and m.stuck == 0: m.stuck = 2
 
-# %% ../../nbs/62_swarm_world.ipynb #84883808
+# %% ../../nbs/62_swarm_world.ipynb #1c8b0904
 @kernel(inline=True)
 def count(g, w):
     "Add this decision to the tally of a game"
@@ -271,14 +271,14 @@ def count(g, w):
         t[0] += minute*m.there
         t[1] += minute*m.contacts
         t[2] += each*(m.stuck == 2)
-        t[3] += m.nans
-        t[4] += each*g.reward[w, i]
+        t[3] += each*g.reward[w, i]
         p[0] += each*m.progress
         p[1] += each*r.w_goal*m.there
         p[2] += each*r.w_step
         p[3] += each*a.contact*m.contacts
         p[4] += each*m.price
         p[5] += each*m.close
+        p[6] += m.nans
     a.decision += 1
 
 # %% ../../nbs/62_swarm_world.ipynb #1caf02f7
@@ -341,7 +341,7 @@ def possible(arena: np.ndarray,    # ARENA [W], from anybody
     things = robot.shape[1] + 4 + g.wall.shape[1]
     return bool(good.all() and inside.all() and (abs(near.astype(int)) <= things).all())
 
-# %% ../../nbs/62_swarm_world.ipynb #1236d0ff
+# %% ../../nbs/62_swarm_world.ipynb #40d50993
 class SwarmOpening(Opening):
     "How a game of the swarm was opened"
     difficulty: int = Range(ge=1, le=3)
@@ -365,7 +365,7 @@ class SwarmWorld(World):
         self._state = dict(arena=g.arena, robot=g.robot, near=g.near, impulse=g.impulse, message=g.message,
                            tally=g.tally,
                            levels=self.levels, contacts=self.contacts)
-        self.stats |= {name: np.zeros(num_worlds) for name in TALLY}
+        self.stats |= {name: np.zeros(num_worlds) for name in TALLY} | dict(nan=g.terms[:, -1])
         self.stats |= {f'reward_{name}': g.terms[:, k:k + 1] for k, name in enumerate(TERMS)}
 
     def get_curriculum(self): return dict(difficulty=int(self.levels[0]), contact=float(self.contacts[0]))
