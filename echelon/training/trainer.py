@@ -67,20 +67,19 @@ class TrainConfig(Strict):
     wandb_name: str = ''
     tensorboard: bool = False
 
-# %% ../../nbs/39_trainer.ipynb #3d8d9cc7
+# %% ../../nbs/39_trainer.ipynb #ff23fcbb
 DEARER = [dict(name=name, world=dict(difficulty=1, contact=price)) for name, price in
-          (('free', -1.), ('dear', -5.), ('dearer', -15.), ('dearest', -30.))]
+          (('dear', -30.), ('dearer', -60.), ('dearest', -120.))]
 SUGGESTED: dict[str, dict[str, Any]] = dict(
     corridor=dict(hidden=32, lstm=32, updates=30, ranks=1, precision='float32',
                   ppo=dict(lr=3e-3, lr_final=.3, rollout_steps=32, minibatch=1024)),
     mech=dict(policy='suite', opponents=dict(recruit=.4, self=.4, random=.2), updates=400, stagger=250,
               ppo=dict(lr=1e-3, lr_final=.1, gamma=.995, rollout_steps=32, update_epochs=3, minibatch=2560,
                        ent_coef=.001, target_kl=.03)),
-    swarm=dict(worlds=8, hidden=64, lstm=64, updates=1600, stagger=1200, window=10, best_games=16,
-               checkpoint_every=100, recovery_rows=50_000,
-               curriculum=dict(stages=DEARER, promote=90., demote=-60., games=16),
-               ppo=dict(lr=1e-3, lr_final=.1, gamma=.99, rollout_steps=128, update_epochs=4, minibatch=2560,
-                        ent_coef=.002, target_kl=.03)))
+    swarm=dict(worlds=8, hidden=64, lstm=64, updates=500, stagger=1200, window=5, best_games=16,
+               recovery_rows=50_000, curriculum=dict(stages=DEARER, promote=80., demote=-1000., games=16),
+               ppo=dict(lr=1.5e-3, lr_final=.1, rollout_steps=512, ent_coef=0., target_kl=.03,
+                        normalize_obs=True)))
 
 def suggested(world: str, **settings: Any) -> TrainConfig:
     "The settings suggested for a world, with some of your own"
