@@ -123,7 +123,8 @@ def told_swarm():
     contacts, touching = ([moment[k][name] for moment in moments[1:]]
                           for k, name in (('robot', 'contacts'), ('arena', 'touching')))
     assert np.sum(contacts, (0, 2))[0] > 8 and np.min(touching, 0)[1] == 0 and m['goals'][0, 1] == 1
-    assert (a['over'] == 1).all() and (moments[-1]['heard'] >= 0).any() and moments[-1]['tally'][0, 3] == 4
+    assert (a['decision'] == 4).all() and (moments[-1]['heard'] >= 0).any()
+    assert moments[-1]['terms'][0, -1] == 4                   # NaNs
     return moments
 
 
@@ -243,7 +244,7 @@ def arguments(name):
         from echelon.swarm.gpu import player
         from echelon.swarm.physics import SwarmConfig, new_swarm
         g = new_swarm(SwarmConfig(message_dim=1, walls=((.5, .3, .5, .7),)), obs_dim=52)
-        return player(), (g, zeros('i8', 1), zeros('u8', 1), zeros('i4', 1))
+        return player(), (g, zeros('i8', 1), zeros('u8', 1), zeros('i4', 1), zeros('f4', 1))
     from echelon.config import EnvConfig
     from echelon.env.gpu import player
     from echelon.sim.mech import new_game
