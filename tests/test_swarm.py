@@ -810,11 +810,3 @@ def test_statistics_are_those_of_whole_games():
     assert np.allclose(world.stats['goals'], 10*goals) and goals.min() > 0
     terms = sum(world.stats[f'reward_{name}'][:, 0] for name in ('progress', 'goal', 'step', 'contact'))
     assert np.allclose(world.stats['return'], terms, atol=1e-3)
-
-
-def test_being_close_has_its_price_if_one_is_set():
-    free, dear = (arranged([(100, 300), (145, 300), (600, 300)], rewards=dict(close=c)) for c in (0., -2.))
-    for world in (free, dear): world.step(np.zeros_like(world.action))
-    paid = dear.reward - free.reward
-    assert np.allclose(paid, [[-2*(1 - 25/30)]*2 + [0]], atol=1e-5)
-    assert np.isclose(dear.stats['reward_close'][0, 0], paid.mean())

@@ -6,8 +6,8 @@
 __all__ = ['ARENAS', 'STUCK', 'FILLED', 'Share', 'Wall', 'RULES', 'ROBOT', 'ARENA', 'CELL', 'SLOTS', 'ZERO', 'HALF', 'ONE',
            'SIXTH', 'TWELFTH', 'TWENTIETH', 'THREE_HALVES', 'AIR', 'LEAN', 'MOST', 'AGAIN', 'roll', 'RobotConfig',
            'SwarmRewards', 'SwarmConfig', 'rules_of', 'cells_along', 'Swarm', 'new_swarm', 'turned', 'move',
-           'accelerate', 'cell_of', 'sort_in', 'enter', 'apart', 'meet', 'touch', 'bounce', 'obey', 'part', 'stand',
-           'count_touching', 'rolling', 'nobody', 'rolled', 'staged']
+           'accelerate', 'cell_of', 'sort_in', 'enter', 'from_wall', 'apart', 'meet', 'touch', 'bounce', 'obey', 'part',
+           'stand', 'count_touching', 'rolling', 'nobody', 'rolled', 'staged']
 
 # %% ../../nbs/60_swarm_physics.ipynb #f53b3c2a
 from math import exp, sqrt
@@ -34,7 +34,7 @@ class RobotConfig(Strict):
     wall_bounce: float = Field(.5, ge=0, le=1)     # elasticity of a wall
     wall_grip: float = Field(.5, ge=0, le=2)       # friction of a wall
 
-# %% ../../nbs/60_swarm_physics.ipynb #258c1e8b
+# %% ../../nbs/60_swarm_physics.ipynb #143a9ce6
 class SwarmRewards(Strict):
     "Weights of the reward terms; a term with weight 0 is still logged"
     progress: float = .01                          # per u of way toward the goal
@@ -42,7 +42,6 @@ class SwarmRewards(Strict):
     step: float = -.01                             # per decision
     contact: float = -.5                           # per contact with a robot or a wall that begins
     distance: float = -.001                        # per u to the goal and decision, with metric 'distance'
-    close: float = 0.                              # per decision at the rim of another one; at 30 u nothing
 
 # %% ../../nbs/60_swarm_physics.ipynb #a240fcfc
 ARENAS = (((500., 600.), (400., 500.)), ((600., 800.), (500., 600.)), ((800., 1000.), (600., 800.)))
@@ -118,7 +117,7 @@ class SwarmConfig(Strict):
                 'fast enough to jump over them')
         return self
 
-# %% ../../nbs/60_swarm_physics.ipynb #0fe9e3cd
+# %% ../../nbs/60_swarm_physics.ipynb #7618a33b
 RULES = np.dtype([
     ('radius', 'f4'), ('inv_mass', 'f4'), ('inv_inertia', 'f4'), ('dt', 'f4'),   # dt: s of a substep
     ('keep', 'f4'), ('gain', 'f4'),              # of the speed; u/s that one motor adds in a substep
@@ -128,8 +127,7 @@ RULES = np.dtype([
     ('slides', 'i4'), ('passes', 'i4'), ('limit', 'i4'),        # limit: decisions of a game
     ('reach', 'f4'), ('patience', 'i4'),         # u to the middle of a reached goal; decisions, see `STUCK`
     ('per_minute', 'f4'),                        # of a game's count: what it is in a minute
-    ('w_progress', 'f4'), ('w_goal', 'f4'), ('w_step', 'f4'), ('w_distance', 'f4'),
-    ('w_close', 'f4')], align=True)
+    ('w_progress', 'f4'), ('w_goal', 'f4'), ('w_step', 'f4'), ('w_distance', 'f4')], align=True)
 
 def rules_of(c: SwarmConfig) -> np.ndarray:
     "The numbers of a config as one record, `RULES [1]`"
@@ -147,7 +145,7 @@ def rules_of(c: SwarmConfig) -> np.ndarray:
     for name, value in values.items(): r[name] = value
     return r
 
-# %% ../../nbs/60_swarm_physics.ipynb #8f00f95b
+# %% ../../nbs/60_swarm_physics.ipynb #1e4488ee
 ROBOT = np.dtype([
     ('x', 'f4'), ('y', 'f4'), ('c', 'f4'), ('s', 'f4'),          # u; where its nose points: cosine and sine
     ('vx', 'f4'), ('vy', 'f4'), ('w', 'f4'),                     # u/s; rad/s, counter-clockwise
@@ -157,7 +155,7 @@ ROBOT = np.dtype([
     ('spot_x', 'f4'), ('spot_y', 'f4'),                          # where it was when it last got anywhere
     ('idle', 'i4'), ('stuck', 'i4'),                             # decisions since; 1: was stuck, 2: just now
     ('nans', 'i4'), ('there', 'i4'),                             # NaNs in its action; 1: reached a goal now
-    ('progress', 'f4'), ('price', 'f4'), ('close', 'f4'),        # rewards of this decision
+    ('progress', 'f4'), ('price', 'f4'),                         # rewards of this decision
     # what a phase leaves for the next one
     ('nx', 'f4'), ('ny', 'f4'), ('nw', 'f4'),                    # its next speed and turning, or place
     ('cell', 'i4'), ('next', 'i4'),                              # of the grid; the next robot in it, −1 none
@@ -191,14 +189,14 @@ class Swarm(NamedTuple):
     message: np.ndarray      # float32 [W,N,M]: what each robot says
     heard: np.ndarray        # int16 [W,N,hears]: whom it hears, −1 nobody
     tally: np.ndarray        # float64 [W,4]: statistics of the game that is played
-    terms: np.ndarray        # float64 [W,7]: sums of reward terms, and NaN actions, since the last drain
+    terms: np.ndarray        # float64 [W,6]: sums of reward terms, and NaN actions, since the last drain
     # what policies and the learner exchange with it
     action: np.ndarray       # float32 [W,N,A]
     obs: np.ndarray          # float32 [W,N,D]
     control: np.ndarray      # int16 [W,N]
     reward: np.ndarray       # float32 [W,N]
 
-# %% ../../nbs/60_swarm_physics.ipynb #cf9a978a
+# %% ../../nbs/60_swarm_physics.ipynb #fd542a78
 def new_swarm(c: SwarmConfig, worlds: int = 1, obs_dim: int = 36) -> Swarm:
     "Arrays for so many games of a config, before any of them is opened"
     W, N, K, M = worlds, c.robots, len(c.walls), c.message_dim
@@ -209,7 +207,7 @@ def new_swarm(c: SwarmConfig, worlds: int = 1, obs_dim: int = 36) -> Swarm:
                  zeros(N, dtype=ROBOT), zeros(2, N, SLOTS, dtype=np.int16), zeros(N, SLOTS),
                  zeros(2, N, SLOTS, 2), zeros(K, 4), np.full((W, cells), -1, np.int16), zeros(N, M),
                  np.full((W, N, c.hears), -1, np.int16), zeros(4, dtype=np.float64),
-                 zeros(7, dtype=np.float64), zeros(N, 2 + M), zeros(N, obs_dim), zeros(N, dtype=np.int16),
+                 zeros(6, dtype=np.float64), zeros(N, 2 + M), zeros(N, obs_dim), zeros(N, dtype=np.int16),
                  zeros(N))
 
 # %% ../../nbs/60_swarm_physics.ipynb #4fee4f2f
@@ -272,7 +270,15 @@ def enter(g, w, i):
     m.next = g.grid[w, m.cell]
     g.grid[w, m.cell] = i
 
-# %% ../../nbs/60_swarm_physics.ipynb #4f762238
+# %% ../../nbs/60_swarm_physics.ipynb #55e17d0d
+@kernel(inline=True)
+def from_wall(g, w, k, x, y):
+    "The way x, y to a point from the nearest point of inner wall `k`"
+    q = g.wall[w, k]
+    ex, ey, px, py = q[2] - q[0], q[3] - q[1], x - q[0], y - q[1]
+    along = min(max((px*ex + py*ey)/max(ex*ex + ey*ey, ONE), ZERO), ONE)
+    return px - along*ex, py - along*ey
+
 @kernel(inline=True)
 def apart(g, w, i, thing):  # thing: as in the lists, from 1
     "How robot `i` lies to a thing: direction x, y away from it, and the distance of its middle"
@@ -287,10 +293,8 @@ def apart(g, w, i, thing):  # thing: as in the lists, from 1
         if thing == N + 3: return ZERO, ONE, m.y
         return ZERO, -ONE, a.height - m.y
     else:
-        q = g.wall[w, thing - N - 5]
-        ex, ey, px, py = q[2] - q[0], q[3] - q[1], m.x - q[0], m.y - q[1]
-        along = min(max((px*ex + py*ey)/max(ex*ex + ey*ey, ONE), ZERO), ONE)
-        dx, dy, aside = px - along*ex, py - along*ey, ONE
+        dx, dy = from_wall(g, w, thing - N - 5, m.x, m.y)
+        aside = ONE
     d = sqrt(dx*dx + dy*dy)
     if d == 0: return aside, ZERO, ZERO
     return dx/d, dy/d, d

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['SIZE', 'PLACE', 'NOSE', 'GOAL', 'CHANCE', 'TRIES', 'NEAREST', 'FURTHEST', 'GOAL_AT', 'SAID', 'SCRIPTS', 'COAST',
-           'SHY', 'TALLY', 'TERMS', 'CLOSE', 'decide', 'REST', 'OPEN', 'DECIDE', 'drawn_between', 'room', 'gap', 'drop',
-           'aim', 'open_game', 'clear', 'hear', 'listen', 'layout', 'observe', 'seek', 'scripted', 'clean', 'decode',
-           'earn', 'rest', 'count', 'deciding', 'play', 'possible', 'SwarmOpening', 'SwarmWorld']
+           'SHY', 'TALLY', 'TERMS', 'decide', 'REST', 'OPEN', 'DECIDE', 'drawn_between', 'room', 'gap', 'drop', 'aim',
+           'open_game', 'clear', 'hear', 'listen', 'layout', 'observe', 'seek', 'scripted', 'clean', 'decode', 'earn',
+           'rest', 'count', 'deciding', 'play', 'possible', 'SwarmOpening', 'SwarmWorld']
 
-# %% ../../nbs/62_swarm_world.ipynb #a182b5d2
+# %% ../../nbs/62_swarm_world.ipynb #868ffc91
 from math import sqrt
 from typing import Any
 
@@ -18,11 +18,11 @@ from pydantic import Field as Range
 
 from ..core import draw, kernel, require
 from .lidar import AHEAD, ASIDE, RANGE, RAYS, scan
-from .physics import (HALF, ONE, ZERO, SwarmConfig, cell_of, cells_along, enter, new_swarm,
-                                   nobody, roll, sort_in)
+from .physics import (HALF, ONE, ZERO, SwarmConfig, cell_of, cells_along, enter, from_wall,
+                                   new_swarm, nobody, roll, sort_in)
 from ..world import Block, Field, Opening, World, WorldSpec
 
-# %% ../../nbs/62_swarm_world.ipynb #2288cda6
+# %% ../../nbs/62_swarm_world.ipynb #284e6849
 SIZE, PLACE, NOSE, GOAL, CHANCE = range(5)   # what chance is for
 TRIES = 4096                                 # after which a bad place is taken: a last resort
 
@@ -37,14 +37,11 @@ def room(g, w, x, y):
     a = g.arena[w]
     nearest = min(min(x, a.width - x), min(y, a.height - y))
     for k in range(g.wall.shape[1]):
-        q = g.wall[w, k]
-        ex, ey, px, py = q[2] - q[0], q[3] - q[1], x - q[0], y - q[1]
-        along = min(max((px*ex + py*ey)/max(ex*ex + ey*ey, ONE), ZERO), ONE)
-        dx, dy = px - along*ex, py - along*ey
+        dx, dy = from_wall(g, w, k, x, y)
         nearest = min(nearest, sqrt(dx*dx + dy*dy))
     return nearest
 
-# %% ../../nbs/62_swarm_world.ipynb #faa17133
+# %% ../../nbs/62_swarm_world.ipynb #fdeade6c
 @kernel
 def gap(g, w, i):
     "How far the middle of robot `i` is from that of the nearest robot in the cells around; 1000 u if none is"
@@ -55,7 +52,7 @@ def gap(g, w, i):
             j = g.grid[w, c*a.rows + r]
             while j >= 0:
                 o = g.robot[w, j]
-                if j != i: nearest = min(nearest, (m.x - o.x)*(m.x - o.x) + (m.y - o.y)*(m.y - o.y))
+                nearest = min(nearest, (m.x - o.x)*(m.x - o.x) + (m.y - o.y)*(m.y - o.y))
                 j = o.next
     return sqrt(nearest)
 
@@ -230,10 +227,9 @@ def decode(g, w, i):
     m.left, m.right = clean(m, g.action[w, i, 0]), clean(m, g.action[w, i, 1])
     for k in range(g.message.shape[2]): g.message[w, i, k] = clean(m, g.action[w, i, 2 + k])
 
-# %% ../../nbs/62_swarm_world.ipynb #c9f9c61f
+# %% ../../nbs/62_swarm_world.ipynb #07055108
 TALLY = ('goals', 'collisions', 'stuck', 'return')
-TERMS = ('progress', 'goal', 'step', 'contact', 'distance', 'close')
-CLOSE = np.float32(30)   # u between the rims of two robots, from which the term `close` counts
+TERMS = ('progress', 'goal', 'step', 'contact', 'distance')
 
 @kernel(inline=True)
 def earn(g, w, i):
@@ -242,10 +238,8 @@ def earn(g, w, i):
     x, y = m.goal_x - m.x, m.goal_y - m.y
     way = sqrt(x*x + y*y)
     m.there, m.progress, m.price, m.way = way < r.reach, r.w_progress*(m.way - way), r.w_distance*way, way
-    m.close = ZERO
-    if r.w_close != ZERO: m.close = r.w_close*max(ONE - (gap(g, w, i) - r.radius - r.radius)/CLOSE, ZERO)
     g.reward[w, i] = (m.progress + r.w_goal*np.float32(m.there) + r.w_step
-                      + g.arena[w].contact*np.float32(m.contacts) + m.price + m.close)
+                      + g.arena[w].contact*np.float32(m.contacts) + m.price)
     if m.there:
         m.goals += 1
         aim(g, w, i)
@@ -260,7 +254,7 @@ def rest(g, w, i):
     if m.there or x*x + y*y > r.radius*r.radius: m.idle, m.spot_x, m.spot_y = 0, m.x, m.y
     elif m.idle == r.patience and m.stuck == 0: m.stuck = 2
 
-# %% ../../nbs/62_swarm_world.ipynb #1c8b0904
+# %% ../../nbs/62_swarm_world.ipynb #51f29736
 @kernel(inline=True)
 def count(g, w):
     "Add this decision to the tally of a game"
@@ -277,8 +271,7 @@ def count(g, w):
         p[2] += each*r.w_step
         p[3] += each*a.contact*m.contacts
         p[4] += each*m.price
-        p[5] += each*m.close
-        p[6] += m.nans
+        p[5] += m.nans
     a.decision += 1
 
 # %% ../../nbs/62_swarm_world.ipynb #1caf02f7
@@ -341,7 +334,7 @@ def possible(arena: np.ndarray,    # ARENA [W], from anybody
     things = robot.shape[1] + 4 + g.wall.shape[1]
     return bool(good.all() and inside.all() and (abs(near.astype(int)) <= things).all())
 
-# %% ../../nbs/62_swarm_world.ipynb #40d50993
+# %% ../../nbs/62_swarm_world.ipynb #40af84c4
 class SwarmOpening(Opening):
     "How a game of the swarm was opened"
     difficulty: int = Range(ge=1, le=3)
@@ -399,7 +392,8 @@ class SwarmWorld(World):
     def _accept(self, state):
         live, levels = state['game'] >= 0, state['levels']
         arena, robot, near = (state[k][live] for k in ('arena', 'robot', 'near'))
-        require(possible(arena, robot, near, self.swarm), 'state: a swarm that cannot be')
+        require(possible(arena, robot, near, self.swarm), 'state: arenas, robots or lists that no game of '
+                'this config brings about')
         require(((1 <= levels) & (levels <= 3)).all(), 'state: difficulties other than 1 to 3')
         for name, most in (('message', 1), ('impulse', 1e5), ('contacts', 1000), ('tally', 1e12)):
             require(bool((abs(state[name]) <= most).all()), f'state: {name} beyond {most:g}')

@@ -10,7 +10,7 @@ import json, os
 from pathlib import Path
 from typing import Any
 
-# %% ../../nbs/06_metrics.ipynb #e45956d5
+# %% ../../nbs/06_metrics.ipynb #8ac7175d
 GLOSSARY = {
     'rows': 'Decisions of the learner so far, dead rows included.',
     'games': 'Games finished in the window of recent updates that the rates below are taken over.',
@@ -42,8 +42,6 @@ GLOSSARY = {
             'rise, make a contact dearer, stage by stage.',
     'own/reward_distance': 'Swarm: the price of being away from goals, 0 unless `metric` is `distance`; '
             'should shrink. If it does not, try the metric `progress`.',
-    'own/reward_close': 'Swarm: the price of being near others, 0 unless the weight `close` is set; should '
-            'shrink.',
     'loss': 'The whole loss: policy, minus the entropy bonus, plus the critic.',
     'pg_loss': 'Clipped policy loss; hovers around zero and says little alone.',
     'vf_loss': 'Half the mean square error of the critic, in normalised returns.',
