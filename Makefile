@@ -1,7 +1,7 @@
 PYTHON  ?= python3
 VENV    ?= .venv
 RUN     ?= demo
-UPDATES ?= 400
+UPDATES ?=
 ARGS    ?=
 BIN     := $(VENV)/bin
 READY   := $(VENV)/.ready
@@ -18,7 +18,7 @@ help:  ## this list
 
 train: $(READY)  ## set up, then train a pack of mechs into runs/demo and show the battle in runs/demo/train.ipynb
 	@run='$(RUN)'; n=2; while [ -e "runs/$$run/train.ipynb" ]; do run="$(RUN)-$$n"; n=$$((n+1)); done; \
-	echo "run: runs/$$run" && $(BIN)/echelon train --run "$$run" --updates $(UPDATES) $(ARGS) </dev/null && \
+	echo "run: runs/$$run" && $(BIN)/echelon train --run "$$run" $(if $(UPDATES),--updates $(UPDATES)) $(ARGS) </dev/null && \
 	echo "(make lab opens JupyterLab)"
 
 test: $(READY)  ## set up, then run every check: package, lint, types, tests, notebooks, docs

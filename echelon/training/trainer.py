@@ -76,7 +76,7 @@ SUGGESTED: dict[str, dict[str, Any]] = dict(
     mech=dict(policy='suite', opponents=dict(recruit=.4, self=.4, random=.2), updates=400, stagger=250,
               ppo=dict(lr=1e-3, lr_final=.1, gamma=.995, rollout_steps=32, update_epochs=3, minibatch=2560,
                        ent_coef=.001, target_kl=.03)),
-    swarm=dict(worlds=8, hidden=64, lstm=64, updates=500, stagger=1200, window=5, best_games=16,
+    swarm=dict(worlds=8, hidden=64, lstm=64, updates=300, stagger=1200, window=5, best_games=16,
                recovery_rows=50_000, curriculum=dict(stages=DEARER, promote=80., demote=-1000., games=16),
                ppo=dict(lr=1.5e-3, lr_final=.1, rollout_steps=512, ent_coef=0., target_kl=.03,
                         normalize_obs=True)))
