@@ -3,6 +3,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from echelon.cli import Lines, Run, console, main, parameters, parser, screen, success_of
+from echelon.store import send, sign_in, workers
 from echelon.training.metrics import read_rows
 from echelon.training.trainer import TrainConfig, run_rank, settle_in
 from echelon.world import make
@@ -68,7 +70,10 @@ def test_flags_of_train_are_the_parameters_of_the_notebook():
 def test_help_names_units_and_defaults(capsys):
     with pytest.raises(SystemExit): main(['train', '--help'])
     text = ' '.join(capsys.readouterr().out.split())
-    for p in parameters(ROOT/'nbs'/'train.ipynb'): assert p.doc and f'(default: {p.default!r})' in text
+    for p in parameters(ROOT/'nbs'/'train.ipynb'):
+        default = 'as suggested for the world' if p.default is None else repr(p.default)
+        assert p.doc and f'(default: {default})' in text, p.name
+        assert p.kind in ('int', 'float', 'str', 'bool'), p.name
 
 
 def test_train_then_eval(home):
@@ -89,6 +94,50 @@ def test_train_then_eval(home):
     assert 0 <= said['low'] <= said['win_rate'] <= said['high'] <= 1
     names = ('win_rate_blue', 'win_rate_red', 'mean_length')
     assert all(name in said for name in names)
+
+
+LONG = ('train --run {} --world corridor --updates 3000 --worlds 8 --eval-games 4 --ranks 1 '
+        '--checkpoint-every 5000')
+
+
+def begun(home, name):
+    "`echelon train` as a process, once its trainer has told of a few updates"
+    command = [str(Path(sys.executable).with_name('echelon')), *LONG.format(name).split()]
+    child = subprocess.Popen(command, cwd=home, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, text=True)
+    while len(read_rows(home/'runs'/name/'metrics.jsonl')) < 3 and child.poll() is None: time.sleep(.1)
+    assert child.poll() is None, child.stderr.read()
+    return child
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_ends_a_run_with_its_report(home, number):
+    name = number.name
+    child = begun(home, name)
+    child.send_signal(number)
+    out, err = child.communicate(timeout=120)
+    folder = home/'runs'/name
+    assert child.returncode == 0, err[-2000:]
+    status, rows = json.loads((folder/'status.json').read_text()), read_rows(folder/'metrics.jsonl')
+    assert status['state'] == 'stopped' and status['update'] == len(rows) < 3000
+    assert (folder/'checkpoints'/f'{len(rows):06d}').is_dir() and not any(workers(folder).values())
+    assert 'once more ends it at once' in err
+    assert out.splitlines()[-1] == f'the report: runs/{name}/train.ipynb'
+    cells = json.loads((folder/'train.ipynb').read_text())['cells']
+    text = json.dumps([c.get('outputs') for c in cells])
+    assert f'stopped after update {len(rows)}' in text and 'What the words mean' in json.dumps(cells)
+    assert not [c for c in cells if c['cell_type'] == 'code' and c['execution_count'] is None]
+
+
+def test_the_second_signal_ends_everything_at_once(home):
+    child = begun(home, 'twice')
+    send(home/'runs'/'twice', signal.SIGSTOP)      # a trainer that cannot finish its update
+    child.send_signal(signal.SIGINT); time.sleep(1)
+    assert child.poll() is None
+    child.send_signal(signal.SIGINT)
+    assert child.wait(timeout=20) == 130
+    assert not any(workers(home/'runs'/'twice').values())
+    child.communicate()
 
 
 # -- following a run
@@ -121,7 +170,7 @@ class Toy:
     def process(self, code):
         "Write down a process of the run, as a child of this one"
         child = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE)
-        (self.folder/'processes.json').write_text(f'[{child.pid}]')
+        sign_in(self.folder, [child.pid])
         return child
 
 

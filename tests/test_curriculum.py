@@ -1,7 +1,5 @@
 "Easing in: what a world lets be set, the rule that moves between stages, and runs across a change."
 import json
-import os
-import signal
 
 import numpy as np
 import pytest
@@ -10,8 +8,8 @@ import torch
 from echelon.training.curriculum import Curriculum, CurriculumConfig, Stage, spells, timeline
 from echelon.training.evaluation import evaluate
 from echelon.training.metrics import read_rows
-from echelon.training.trainer import (TrainConfig, Training, alive, latest, load_checkpoint, pids, run_rank,
-                                      save_checkpoint, settle_in, settled, start, suggested, watch)
+from echelon.training.trainer import (TrainConfig, Training, latest, load_checkpoint, run_rank,
+                                      save_checkpoint, settle_in, settled, start, stop, suggested, watch)
 from echelon.world import WORLDS, Corridor, CorridorConfig, WorldSpec, make
 
 torch.set_num_threads(1)
@@ -213,8 +211,7 @@ def test_two_ranks_change_together_and_go_on_after_a_kill(tmp_path):
         if kill:
             for row in watch(folder, poll=.02):
                 if row['stage'] == 1: break
-            for pid in pids(folder): os.kill(pid, signal.SIGKILL)
-            while any(map(alive, pids(folder))): pass
+            stop(folder, now=True)
             start(config, folder)
         list(watch(folder, poll=.05))
         return without_time(read_rows(folder/'metrics.jsonl'))

@@ -1,17 +1,16 @@
 "Runs: they go on bit for bit, on one rank or two, and what is wrong with a folder is one line."
 import json
 import os
-import signal
 import time
 
 import pytest
 import torch
 
-from echelon.store import load, save
+from echelon.store import load, save, workers
 from echelon.training.evaluation import evaluate, wilson
 from echelon.training.metrics import GLOSSARY, Logger, meaning, read_rows
-from echelon.training.trainer import (TrainConfig, Training, alive, latest, load_policy,
-                                      pids, run_rank, save_checkpoint, settle_in, settled, start, stop,
+from echelon.training.trainer import (TrainConfig, Training, latest, load_policy, run_rank,
+                                      save_checkpoint, settle_in, settled, start, stop,
                                       suggested, train, watch)
 from echelon.world import make
 
@@ -36,12 +35,11 @@ def test_two_ranks_killed_go_on_to_the_same_end(tmp_path):
     def run(name, kill):
         folder = tmp_path/name; folder.mkdir()
         config = start(small(ranks=2), folder)
-        assert config.ranks == 2 and len(pids(folder)) == 2
+        assert config.ranks == 2 and len(workers(folder)) == 2
         if kill:
             for row in watch(folder, poll=.02):
                 if row['update'] == 3: break
-            for pid in pids(folder): os.kill(pid, signal.SIGKILL)
-            while any(map(alive, pids(folder))): pass
+            stop(folder, now=True)
             start(small(ranks=2), folder)
         list(watch(folder, poll=.05))
         return without_time(read_rows(folder/'metrics.jsonl')), load(latest(folder), 'checkpoint')[0]
@@ -63,15 +61,11 @@ def rolling(**settings):
     return small(**dict(checkpoint_every=99, recovery_rows=2*8*32, ranks=1) | settings)
 
 
-def killed(folder): return [os.kill(pid, signal.SIGKILL) for pid in pids(folder)]
-
-
 def begun(folder, config, at=None, after=0.):
     "Start a run and let it end, or kill it so many seconds after it has told of an update"
     start(config, folder)
     for row in watch(folder, poll=.005):
-        if row['update'] == at: time.sleep(after); killed(folder); break
-    while any(map(alive, pids(folder))): time.sleep(.01)
+        if row['update'] == at: time.sleep(after); stop(folder, now=True); break
     return without_time(read_rows(folder/'metrics.jsonl'))
 
 
@@ -197,9 +191,8 @@ def test_a_dead_process_is_reported_and_stop_ends_a_run(tmp_path):
     endless = small(updates=10_000, checkpoint_every=10_000)
     start(endless, tmp_path)
     rows = watch(tmp_path, poll=.02); next(rows)
-    with pytest.raises(ValueError, match='is going on'): start(endless, tmp_path)
-    stop(tmp_path)
-    assert not any(map(alive, pids(tmp_path)))
+    stop(tmp_path, now=True)
+    assert not any(workers(tmp_path).values())
     with pytest.raises(RuntimeError, match='ended early'): list(rows)
 
 
