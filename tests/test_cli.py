@@ -71,7 +71,7 @@ def test_help_names_units_and_defaults(capsys):
     with pytest.raises(SystemExit): main(['train', '--help'])
     text = ' '.join(capsys.readouterr().out.split())
     for p in parameters(ROOT/'nbs'/'train.ipynb'):
-        default = 'as suggested for the world' if p.default is None else repr(p.default)
+        default = 'as suggested' if p.default is None else repr(p.default)
         assert p.doc and f'(default: {default})' in text, p.name
         assert p.kind in ('int', 'float', 'str', 'bool'), p.name
 

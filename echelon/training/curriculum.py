@@ -83,7 +83,7 @@ def spells(stages: list[int]) -> list[tuple[int, int, int]]:
     cuts = [0, *(k for k in range(1, len(stages)) if stages[k] != stages[k - 1]), len(stages)]
     return [(stages[a], a, b) for a, b in zip(cuts, cuts[1:]) if b > a]
 
-# %% ../../nbs/09_curriculum.ipynb #6146268f
+# %% ../../nbs/09_curriculum.ipynb #768e7028
 def timeline(rows: list[dict],            # of a run's metrics
              config: CurriculumConfig,
              success: str = 'win_rate'):  # the metric that the stages were judged by
@@ -103,6 +103,7 @@ def timeline(rows: list[dict],            # of a run's metrics
         colour = COLOURS[1 + stage % (len(COLOURS) - 1)]
         fig.add_trace(strokes(path, colour, name, 0, fill=colour).update(opacity=.22))
     for level in (config.promote, config.demote):
+        if not 2*low - high <= level <= 2*high - low: continue      # far out of sight
         fig.add_trace(strokes([[at[0], level], [at[-1], level]], GREY, width=1, dash='dot'))
     fig.data = (*fig.data[1:], fig.data[0])        # the curve lies above the bands
     return fig
