@@ -8,11 +8,10 @@ import torch
 
 from echelon.store import load, save, workers
 from echelon.training.evaluation import evaluate, wilson
-from echelon.training.metrics import GLOSSARY, Logger, meaning, read_rows
+from echelon.training.metrics import read_rows
 from echelon.training.trainer import (TrainConfig, Training, latest, load_policy, run_rank,
                                       save_checkpoint, settle_in, settled, start, stop,
                                       suggested, train, watch)
-from echelon.world import make
 
 torch.set_num_threads(1)
 
@@ -147,24 +146,6 @@ def test_a_policy_of_a_stranger_is_one_line(tmp_path, hostile):
     path = save_checkpoint(one, tmp_path)
     with pytest.raises(ValueError, match='no policy of ours') as error: load_policy(path)
     assert '\n' not in str(error.value)
-
-
-def test_every_metric_is_explained():
-    metrics, _ = Training(settled(small())).update()
-    for name in metrics: assert meaning(name).endswith('.')
-    assert all(text.endswith('.') for text in GLOSSARY.values())
-
-
-def test_every_word_of_the_swarm_is_explained_by_itself():
-    stats = make('swarm', worlds=1).stats
-    words = {f"{'stat' if v.ndim == 1 else 'own'}/{k}" for k, v in stats.items()}
-    assert words - {'stat/games', 'stat/decisions', 'own/win'} <= set(GLOSSARY)
-
-
-def test_unexplained_metrics_and_services_are_refused(tmp_path):
-    log = Logger(tmp_path)
-    with pytest.raises(ValueError, match="metric 'luck'"): log.log(1, dict(luck=1.))
-    with pytest.raises(ValueError, match='wandb'): Logger(tmp_path, wandb='on')
 
 
 def test_bad_folders_are_one_line(tmp_path):
