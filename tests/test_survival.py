@@ -15,8 +15,8 @@ import pytest
 from echelon import store
 from echelon.store import load, save, send, sign_in, workers, write_json
 from echelon.training.metrics import read_rows
-from echelon.training.trainer import (Training, begin_with, latest, load_checkpoint, load_policy, save_checkpoint,
-                                      settled, start, stop, suggested, watch)
+from echelon.training.trainer import (Training, begin_with, latest, load_checkpoint, load_policy,
+                                      save_checkpoint, settled, start, stop, suggested, watch)
 
 UPDATES = 24
 

@@ -10,7 +10,7 @@ __all__ = ['DEARER', 'SUGGESTED', 'PAST', 'ROLLING', 'PROBED', 'TrainConfig', 's
            'load_checkpoint', 'policy_in', 'load_policy', 'begin_with', 'weights_of', 'config_in', 'run_rank',
            'on_request', 'main', 'settle_in', 'emptied', 'start', 'stop', 'watch', 'quickest']
 
-# %% ../../nbs/39_trainer.ipynb #2c04853f
+# %% ../../nbs/39_trainer.ipynb #e2099429
 import json, os, platform, shutil, signal, subprocess, sys, time
 from pathlib import Path
 from statistics import median
@@ -30,7 +30,7 @@ from ..rl.lstm_state import LSTMState
 from ..rl.model import ActorCriticLSTM, acting_copy, refresh
 from ..store import load, save, send, sign_in, workers, write_json
 from .curriculum import Curriculum, CurriculumConfig, Stage
-from .metrics import Logger, cut_back
+from .metrics import Logger, cut_back, parsed
 from .ppo import PPOConfig, PPOTrainer, Seat
 from ..world import Block, Field as Column, Watcher, World, WorldSpec, make
 
@@ -698,7 +698,7 @@ def stop(folder: Any,
     send(folder, signal.SIGKILL if now else signal.SIGTERM)
     while any(workers(folder).values()): time.sleep(.02)
 
-# %% ../../nbs/39_trainer.ipynb #941cd789
+# %% ../../nbs/39_trainer.ipynb #1e7c1618
 def watch(folder: Any, poll: float = .3) -> Iterator[dict]:
     """The rows of a run as they appear, until it is done or was asked to stop; a dead process is an error
     that shows its last lines"""
@@ -710,7 +710,7 @@ def watch(folder: Any, poll: float = .3) -> Iterator[dict]:
             with open(folder/'metrics.jsonl', 'rb') as f:
                 f.seek(at)
                 for line in f:
-                    if line.endswith(b'\n'): at += len(line); yield json.loads(line)
+                    if line.endswith(b'\n'): at += len(line); yield parsed(line)
         if done and not any(running): return
         if not done and not all(running):
             send(folder, signal.SIGKILL)      # the others wait for it in vain
