@@ -56,7 +56,7 @@ def test_a_stale_package_is_seen(copy, tmp_path):
 
 
 def test_cleaning_keeps_the_tag_of_the_parameters(copy):
-    for name in ('train.ipynb', 'benchmark.ipynb'):
+    for name in ('train.ipynb', 'sweep.ipynb', 'benchmark.ipynb'):
         cells = json.loads((copy/'nbs'/name).read_text())['cells']
         assert sum('parameters' in c['metadata'].get('tags', []) for c in cells) == 1, name
 
@@ -89,7 +89,7 @@ def test_readme_is_the_first_page_of_the_book():
 
 
 def test_the_links_are_links():
-    assert (ROOT/'train.ipynb').readlink() == Path('nbs/train.ipynb')
+    for name in ('train.ipynb', 'sweep.ipynb'): assert (ROOT/name).readlink() == Path('nbs')/name
     assert (ROOT/'nbs'/'_quarto.yml').readlink() == Path('../_quarto.yml')
 
 
