@@ -117,7 +117,7 @@ PLAY = {
         'Stays: try the metric `progress`.'),
 }
 
-# %% ../../nbs/06_metrics.ipynb #bca9657a
+# %% ../../nbs/06_metrics.ipynb #01548963
 LEARNING = {
     'loss': Word('The whole loss: policy, minus the entropy bonus, plus the critic.',
         'None: it is a sum for the optimiser, and a policy that learns need not lower it.',
@@ -156,7 +156,7 @@ LEARNING = {
         'Falls slowly; −0.5 to −2 late in a run. Its bounds are −4 and 0.5.',
         'At the upper bound: lower `ent_coef`. Below −3 early: raise it.'),
     'time/*': Word('Seconds of an update that went into this; `update` is all of it.',
-        'Steady; `simulate` and `infer` of one size with `learn`.',
+        'Steady from update to update.',
         'Grows: somebody else wants the machine.'),
     'time/rows_per_s': Word('Decisions of the learner in a second, all ranks together.',
         'Steady, and near that of the page on speed.',
@@ -305,7 +305,7 @@ class Board:
 
     def close(self): self.writer.close()
 
-# %% ../../nbs/06_metrics.ipynb #a96eda39
+# %% ../../nbs/06_metrics.ipynb #03b1ac89
 MODES = ('disabled', 'offline', 'online')
 
 class Logger:
@@ -346,7 +346,7 @@ class Logger:
         "Write one row; gives it back"
         for name in metrics: word(name)
         row: dict[str, Any] = dict(update=update, **metrics, time=time or {})
-        self.file.write(written(row)); self.file.flush()
+        self.file.write(written(row)); self.file.flush(); os.fsync(self.file.fileno())
         self._each('log', update, metrics | {f'time/{k}': v for k, v in row['time'].items()})
         return row
 
