@@ -243,7 +243,7 @@ def sharing() -> bool:
     try: return numba.threading_layer() != 'workqueue'
     except ValueError: return True          # no kernel that would use threads has run
 
-# %% ../../nbs/40_evaluation.ipynb #1fd7a4d8
+# %% ../../nbs/40_evaluation.ipynb #07a4d5b6
 def play(table: Table, todo: Iterator[int], stop: Event, limit: int) -> list[Game]:
     "Play games at a table until none is left to begin and none goes on"
     numba.set_num_threads(1)
@@ -251,7 +251,7 @@ def play(table: Table, todo: Iterator[int], stop: Event, limit: int) -> list[Gam
     with single(), torch.no_grad():
         while not stop.is_set():
             free = np.flatnonzero(table.game < 0).tolist()
-            table.deal(dict(zip(free, todo)))
+            if games := dict(zip(free, todo)): table.deal(games)
             if (table.game < 0).all(): break
             done += table.step()
             require(table.length.max() < limit, f'game of {limit} decisions: expected it to end')
