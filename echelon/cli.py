@@ -397,9 +397,9 @@ def show(result: dict[str, Any], as_json: bool) -> int:
     Console().print(table)
     return 0
 
-# %% ../nbs/55_cli.ipynb #5caccab9
+# %% ../nbs/55_cli.ipynb #97379b95
 WINNING = ('win_rate', 'wins', 'draws', 'losses', 'low', 'high', 'win_rate_blue', 'win_rate_red',
-           'mean_hp_margin', 'kills_per_game')
+           'low_blue', 'high_blue', 'low_red', 'high_red', 'mean_hp_margin', 'kills_per_game')
 
 def evaluate(args) -> int:
     "Examine a trained policy over whole games, from both sides where there are two"

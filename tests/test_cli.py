@@ -92,8 +92,9 @@ def test_train_then_eval(home):
     said = json.loads(done.stdout.splitlines()[-1])
     assert said['wins'] + said['draws'] + said['losses'] == 10
     assert 0 <= said['low'] <= said['win_rate'] <= said['high'] <= 1
-    names = ('win_rate_blue', 'win_rate_red', 'mean_length')
-    assert all(name in said for name in names)
+    names = ('win_rate_blue', 'win_rate_red', 'mean_length', 'low_blue', 'high_blue', 'low_red', 'high_red')
+    assert all(name in said for name in names) and said['low_red'] is None   # a corridor has no sides
+    assert said['low_blue'] == said['low'] and said['high_blue'] == said['high']
 
 
 LONG = ('train --run {} --world corridor --updates 3000 --worlds 8 --eval-games 4 --ranks 1 '

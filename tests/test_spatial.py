@@ -153,6 +153,64 @@ def test_with_both_libraries_there_are_images(monkeypatch):
     assert not images['spatial/deaths'][1].any() and not np.isnan(picture(np.zeros((2, 2)), grey)).any()
 
 
+def twice():
+    "Somebody at the lower left and a hit at the upper right of a map 40 wide: as seen, and added up"
+    seen = SpatialAccumulator(4)
+    hit = [(HIT, 1, 0, 15, 15, 2, 99.)]
+    seen.add(moment((-15, -15, 0), events=hit), 40.)
+    return seen.merge(SpatialAccumulator(4)), SpatialAccumulator(4).merge(seen)
+
+
+def test_mirrored_moments_exchange_left_and_right():
+    seen = SpatialAccumulator(4)
+    before = seen.add(moment((-15, -15, 0), (1, 15, 0)), 40., mirrored=True)
+    hit = [(HIT, 1, 0, 12, -12, 2, 5.)]
+    seen.add(moment((-15, -15, 0), (1, 15, 0), alive=[0, 1], events=hit), 40., before, True)
+    assert seen.movement_density[3, 0] == 1 and seen.movement_density[1, 3] == 2
+    assert seen.death_locations[3, 0] == seen.death_locations.sum() == 1
+    assert seen.damage_locations[0, 0] == seen.damage_locations.sum() == 5
+
+
+def test_a_game_watched_mirrored_is_the_mirror_image():
+    world = make('mech', worlds=1, seed=5, autoreset=False, **SMALL)
+    world.control[:] = 1
+    plain, mirrored = SpatialAccumulator(8), SpatialAccumulator(8)
+    plain.watch(world)
+    mirrored.watch(world, mirrored=True)
+    for _ in range(60): world.step()
+    for a, b in zip(counts(plain), counts(mirrored)): assert a.sum() == b.sum()
+    assert (plain.movement_density[::-1] == mirrored.movement_density).all()
+    assert plain.empty().grid_size == 8 and not any(a.any() for a in counts(plain.empty()))
+
+
+def test_a_picture_of_the_map_in_voxels():
+    for seen in twice():
+        fig = seen.draw()
+        assert seen.size == 40 and [t.text for t in fig.layout.annotations] == [
+            '<b>deaths, 0</b>', '<b>damage, 99</b>', '<b>movement, 1</b>']
+        deaths, damage, movement = (np.array(t.z) for t in fig.data)
+        assert damage[3, 3] == damage.max() == pytest.approx(2, rel=1e-3)
+        assert movement[0, 0] == movement.max() > 0
+        assert not deaths.any() and all((t.x0, t.dx, t.y0, t.dy) == (-15, 10, -15, 10) for t in fig.data)
+        anchors = [fig.layout[f'yaxis{k}'].scaleanchor for k in ('', 2, 3)]
+        assert anchors == ['x', 'x2', 'x3'] and fig.layout.xaxis2.title.text == 'x, voxels'
+        assert list(fig.data[1].colorbar.ticktext) == ['0', '1', '3', '10', '30']
+    seen.reset()
+    assert seen.size == 0 and len(seen.draw().data) == 3
+
+
+def test_pictures_need_no_library_of_images(monkeypatch):
+    for name in ('wandb', 'matplotlib'): monkeypatch.setitem(sys.modules, name, None)
+    seen, _ = twice()
+    pictures = seen.pictures()
+    assert list(pictures) == ['spatial/deaths', 'spatial/damage', 'spatial/movement']
+    light, dark = (tuple(int(c[i:i + 2], 16) for i in (1, 3, 5)) for c in ('#f7f9fb', '#123a63'))
+    assert all(a.shape == (32, 32, 3) and a.dtype == np.uint8 for a in pictures.values())
+    near = lambda pixel, colour: np.abs(pixel.astype(int) - colour).max() <= 1
+    assert near(pictures['spatial/movement'][-1, 0], dark) and near(pictures['spatial/damage'][0, -1], dark)
+    assert near(pictures['spatial/deaths'].reshape(-1, 3), light)
+
+
 @pytest.mark.parametrize('wrong, said', [
     (lambda seen: SpatialAccumulator(0), 'grid_size = 0'),
     (lambda seen: seen.merge(SpatialAccumulator(5)), 'grid_size = 5'),
