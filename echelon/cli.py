@@ -118,7 +118,7 @@ STATES = dict(waiting='getting ready', starting='starting', running='learning', 
               stopped='stopped, and may go on',
               gone='its process is gone')
 
-# %% ../nbs/55_cli.ipynb #28d6c31f
+# %% ../nbs/55_cli.ipynb #bffbf8b0
 class Run:
     "What the folder of a run tells, read along while it grows"
 
@@ -153,6 +153,7 @@ class Run:
         return rows
 
     def _more(self) -> list[dict]:
+        from echelon.training.metrics import parsed
         rows = []
         with suppress(OSError), open(self.folder/'metrics.jsonl', 'rb') as f:
             if f.seek(0, 2) < self.at: self.at = 0                     # it was cut back
@@ -160,7 +161,7 @@ class Run:
             lines = f.read().splitlines(keepends=True)
             for line in lines[:len(lines) - bool(lines and not lines[-1].endswith(b'\n'))]:
                 self.at += len(line)
-                with suppress(ValueError): rows.append(json.loads(line))
+                with suppress(ValueError): rows.append(parsed(line))
         return [row for row in rows if isinstance(row, dict) and 'update' in row]
 
 # %% ../nbs/55_cli.ipynb #a74e6379
