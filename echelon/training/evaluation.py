@@ -92,19 +92,19 @@ def stats_of(games: list[Game]) -> EvalStats:
         {k: float(v.mean()) for k, v in counted.items()},
         {k: 1.96*float(v.std())/max(1, len(v) - 1)**.5 for k, v in counted.items()})
 
-# %% ../../nbs/40_evaluation.ipynb #4161a978
+# %% ../../nbs/40_evaluation.ipynb #8c4604c0
 @kernel
 def toss(out,       # float32 [B,P], written
          key,       # uint64 [B]: of a game and one who plays in it
          when,      # int64 [B]: the decision
          who):      # int64 [B]: the row
-    "Write even numbers in [0, 1)"
+    "Write uniform numbers in [0, 1)"
     for b in range(len(out)):
         for p in range(out.shape[1]): out[b, p] = draw(key[b], when[b], who[b], p)
 
-# %% ../../nbs/40_evaluation.ipynb #176e2fb8
+# %% ../../nbs/40_evaluation.ipynb #b01a4cdd
 def drawn(d: ActionDistribution, u: torch.Tensor) -> torch.Tensor:
-    "The action that even numbers `u [B, P]`, one for each output of the head, make of a distribution"
+    "The action that uniform numbers `u [B, P]`, one for each output of the head, draw from a distribution"
     n, m = len(d.layout.sticks), len(d.layout.triggers)
     u = u.clamp(min=2.**-25)       # 0 has no logarithm
     shake = [torch.special.ndtri(u[..., :n])*d.logstd.exp(), -torch.logit(u[..., n:n + m]),
@@ -126,11 +126,11 @@ def ask(seat: Seat, rows: torch.Tensor,   # [n], of all worlds end to end
     seat.action[rows] = (d.mode() if seat.greedy else drawn(d, pad(u)))[:n]
     for mine, new in zip(seat.state, state): mine[:, rows] = new[:, :n]
 
-# %% ../../nbs/40_evaluation.ipynb #e66abe30
+# %% ../../nbs/40_evaluation.ipynb #6318feee
 Act = Callable[[np.ndarray, np.ndarray, Callable[[int], np.ndarray]], None]
 
 def thinking(model: ActorCriticLSTM, world: World, greedy: bool) -> Act:
-    "A network: decides for row `i` of world `w`, `[n]` each; `lot(P)` gives even numbers `[n,P]`"
+    "A network: decides for row `i` of world `w`, `[n]` each; `lot(P)` gives uniform numbers `[n,P]`"
     spec = world.spec
     require(model.obs_dim == spec.obs_dim and model.action_dim == spec.action_dim,
             f'policy of {model.obs_dim} observations and {model.action_dim} actions: expected '
@@ -141,15 +141,15 @@ def thinking(model: ActorCriticLSTM, world: World, greedy: bool) -> Act:
         for k in range(0, len(rows), ROWS): ask(seat, rows[k:k + ROWS], u[k:k + ROWS])
     return act
 
-# %% ../../nbs/40_evaluation.ipynb #34d77be8
+# %% ../../nbs/40_evaluation.ipynb #5ffe0988
 def gambling(world: World) -> Act:
-    "A player that draws even actions"
+    "A player that draws its actions evenly"
     def act(w, i, lot):
         u = lot(world.spec.action_dim)
         for b in world.spec.action:
             at = slice(b.column, b.column + b.columns)
-            even = np.floor(u[:, at]*b.choices) if b.kind == 'categorical' else 2*u[:, at] - 1
-            world.action[w, i, at] = even
+            one_of = b.kind == 'categorical'
+            world.action[w, i, at] = np.floor(u[:, at]*b.choices) if one_of else 2*u[:, at] - 1
     return act
 
 # %% ../../nbs/40_evaluation.ipynb #64b6ee36
@@ -243,12 +243,13 @@ def sharing() -> bool:
     try: return numba.threading_layer() != 'workqueue'
     except ValueError: return True          # no kernel that would use threads has run
 
-# %% ../../nbs/40_evaluation.ipynb #07a4d5b6
+# %% ../../nbs/40_evaluation.ipynb #ea307c7f
 def play(table: Table, todo: Iterator[int], stop: Event, limit: int) -> list[Game]:
     "Play games at a table until none is left to begin and none goes on"
     numba.set_num_threads(1)
     done: list[Game] = []
-    with single(), torch.no_grad():
+    torch.set_num_threads(1)        # of this thread; `single` puts back what all threads see
+    with torch.no_grad():
         while not stop.is_set():
             free = np.flatnonzero(table.game < 0).tolist()
             if games := dict(zip(free, todo)): table.deal(games)
@@ -257,7 +258,7 @@ def play(table: Table, todo: Iterator[int], stop: Event, limit: int) -> list[Gam
             require(table.length.max() < limit, f'game of {limit} decisions: expected it to end')
     return done
 
-# %% ../../nbs/40_evaluation.ipynb #480e2392
+# %% ../../nbs/40_evaluation.ipynb #cfb96a0b
 def examined(players: Any,                      # who is examined, and the opponent
              world_name: str, config: dict, numbers: Sequence[int], seed: int = 0, greedy: bool = False,
              worlds: int = WORLDS, limit: int = 100_000, heat: Any = None, threads: int = 0) -> list[Game]:
@@ -271,7 +272,7 @@ def examined(players: Any,                      # who is examined, and the oppon
     count = min(threads or cores(), side_by_side) if sharing() else 1
     tables = [table(-(-side_by_side//count)) for _ in range(count)]
     todo, stop = iter(numbers), Event()         # Python's lock guards the iterator
-    with ThreadPoolExecutor(count) as pool:
+    with single(), ThreadPoolExecutor(count) as pool:
         jobs = [pool.submit(play, t, todo, stop, limit) for t in tables]
         try: done = [game for job in as_completed(jobs) for game in job.result()]
         finally: stop.set()
