@@ -30,23 +30,6 @@ def test_resumed_equals_uninterrupted(goes_on, precision):
     goes_on(settled(small(precision=precision)))
 
 
-def test_two_ranks_killed_go_on_to_the_same_end(tmp_path):
-    def run(name, kill):
-        folder = tmp_path/name; folder.mkdir()
-        config = start(small(ranks=2), folder)
-        assert config.ranks == 2 and len(workers(folder)) == 2
-        if kill:
-            for row in watch(folder, poll=.02):
-                if row['update'] == 3: break
-            stop(folder, now=True)
-            start(small(ranks=2), folder)
-        list(watch(folder, poll=.05))
-        return without_time(read_rows(folder/'metrics.jsonl')), load(latest(folder), 'checkpoint')[0]
-    (rows, weights), (again, other) = run('whole', False), run('killed', True)
-    assert rows == again and len(rows) == 6
-    assert all((weights[k] == other[k]).all() for k in weights if not k.startswith('stats'))
-
-
 def altered(checkpoint):
     arrays = checkpoint/'arrays.safetensors'
     raw = bytearray(arrays.read_bytes()); raw[-9] ^= 4; arrays.write_bytes(raw)
