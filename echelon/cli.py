@@ -118,7 +118,7 @@ STATES = dict(waiting='getting ready', starting='starting', running='learning', 
               stopped='stopped, and may go on',
               gone='its process is gone')
 
-# %% ../nbs/55_cli.ipynb #bffbf8b0
+# %% ../nbs/55_cli.ipynb #d86c9437
 class Run:
     "What the folder of a run tells, read along while it grows"
 
@@ -127,7 +127,8 @@ class Run:
                  success: str = ''):    # the number that tells how good it is; empty: as the world says
         self.folder, self.name = Path(folder), Path(folder).name
         self.asked, self.success = success, success or 'win_rate'
-        self.old = stamp(self.folder/'status.json') if anew else 0
+        at_work = anew and running(self.folder) and (self.folder/'processes.json').exists()
+        self.old = stamp(self.folder/'status.json') if anew and not at_work else 0
         saved = [p.name for p in (self.folder/'checkpoints').glob('*') if p.name.isdigit()]
         self.checkpoint = max(saved, default='') if anew else ''      # that it goes on from
         self.state, self.updates, self.row = 'waiting', 0, {}
@@ -323,7 +324,7 @@ def patiently(work, run: Run) -> Any:
     if error: raise error
     return value
 
-# %% ../nbs/55_cli.ipynb #066fc410
+# %% ../nbs/55_cli.ipynb #e74a85b7
 def execute(name: str,                # of the run
             values: dict[str, Any]):  # parameters of the notebook
     "Run the training notebook into `runs/name/train.ipynb`; gives the path"
@@ -335,6 +336,7 @@ def execute(name: str,                # of the run
     root = repository()
     out = root/'runs'/name/'train.ipynb'
     out.parent.mkdir(parents=True, exist_ok=True)
+    before = out.read_bytes() if out.exists() else None      # papermill writes over it from the first cell on
     try:
         with console(out.parent) as run:
             patiently(lambda: papermill.execute_notebook(
@@ -342,6 +344,9 @@ def execute(name: str,                # of the run
                 progress_bar=False, stderr_file=sys.stderr, report_mode=True), run)
     except PapermillExecutionError as error:
         wrong = {'ConfigError', *(kind.__name__ for kind in ASKED_WRONGLY)}
+        if error.ename in wrong and before:
+            out.write_bytes(before)
+            raise Stopped(error.evalue, True) from None
         raise Stopped(f'{error.evalue} (see {out})', error.ename in wrong) from None
     return out
 

@@ -141,6 +141,21 @@ def test_the_second_signal_ends_everything_at_once(home):
     child.communicate()
 
 
+def test_a_refused_command_leaves_the_report_of_before(home):
+    line = 'train --run kept --world corridor --updates 2 --worlds 8 --eval-games 4 --ranks 1'
+    assert echelon(home, line).returncode == 0
+    report = (home/'runs'/'kept'/'train.ipynb').read_bytes()
+    done = echelon(home, line + ' --lr 0.01')
+    assert done.returncode == 2 and 'was begun with' in done.stderr
+    assert (home/'runs'/'kept'/'train.ipynb').read_bytes() == report
+    (home/'runs'/'kept').rename(home/'runs'/'moved')
+    done = echelon(home, line.replace('kept', 'moved'))
+    assert done.returncode == 0, done.stderr[-2000:]
+    done = echelon(home, 'train --run other --world corridor --size 80')
+    assert done.returncode == 2
+    assert "size = 80 in world 'corridor': expected it for 'mech' only" in done.stderr
+
+
 # -- following a run
 
 class Toy:

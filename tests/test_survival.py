@@ -16,7 +16,7 @@ from echelon import store
 from echelon.store import load, save, send, sign_in, workers, write_json
 from echelon.training.metrics import read_rows
 from echelon.training.trainer import (Training, begin_with, latest, load_checkpoint, load_policy,
-                                      save_checkpoint, settled, start, stop, suggested, watch)
+                                      save_checkpoint, settled, start, stop, suggested, train, watch)
 
 UPDATES = 24
 
@@ -83,6 +83,9 @@ def test_two_ranks_killed_on_the_way(tmp_path):
     while any(workers(tmp_path/'killed').values()): time.sleep(.01)
     start(config, tmp_path/'killed'); list(watch(tmp_path/'killed'))
     alike(tmp_path/'killed', tmp_path/'whole')
+    other = lambda name: load(f'{latest(tmp_path/name)}.rank1', 'part of a checkpoint')[0]
+    parts = other('killed'), other('whole')
+    for name, a in parts[0].items(): assert np.array_equal(a, parts[1][name]), name
 
 
 def test_a_full_disk_loses_nothing(tmp_path, whole):
@@ -120,7 +123,7 @@ def test_asked_to_end_it_leaves_a_checkpoint(tmp_path, whole):
     config = small(checkpoint_every=1000, recovery_rows=0)
     start(config, tmp_path)
     rows = watch(tmp_path, poll=.005); next(rows)
-    send(tmp_path, signal.SIGTERM)
+    for _ in range(2): send(tmp_path, signal.SIGTERM)     # a machine that goes down tells everybody
     seen = 1 + len(list(rows))
     status = json.loads((tmp_path/'status.json').read_text())
     assert status['state'] == 'stopped' and status['update'] == seen == int(latest(tmp_path).name) < UPDATES
@@ -139,19 +142,42 @@ def test_a_run_that_goes_on_is_looked_at_and_not_started_twice(tmp_path):
     with pytest.raises(ValueError, match=r'seed = 9.*begun with 1'): start(small(
         updates=10_000, checkpoint_every=10_000, seed=9), tmp_path)
     with pytest.raises(ValueError, match='a run is going on'): start(endless, tmp_path, force=True)
+    program = [sys.executable, '-m', 'echelon.training.trainer', str(tmp_path)]
+    beside = subprocess.run(program, capture_output=True, text=True)       # somebody who did not ask `start`
+    assert beside.returncode == 2 and 'a run is going on' in beside.stderr
+    assert workers(tmp_path) == first and all(first.values())
     stop(tmp_path, now=True)
     assert not any(workers(tmp_path).values())
 
 
 def test_force_throws_away_and_nothing_else_does(tmp_path):
     start(small(updates=2), tmp_path); list(watch(tmp_path))
-    (tmp_path/'train.ipynb').write_text('{}')
+    for name in ('train.ipynb', 'thesis.tex'): (tmp_path/name).write_text('{}')
     with pytest.raises(ValueError, match=r'updates = 3.*begun with 2.*force'):
         start(small(updates=3), tmp_path)
     assert len(read_rows(tmp_path/'metrics.jsonl')) == 2
     start(small(updates=3), tmp_path, force=True)
     assert [r['update'] for r in watch(tmp_path)] == [1, 2, 3]
-    assert (tmp_path/'train.ipynb').read_text() == '{}'
+    for name in ('train.ipynb', 'thesis.tex'): assert (tmp_path/name).read_text() == '{}'
+    for wrong, said in ((dict(ranks=3), 'worlds = 8: expected a multiple of ranks = 3'),
+                        (dict(init_from=str(tmp_path)), 'expected another folder'),
+                        (dict(init_from=str(tmp_path/'nowhere')), 'nowhere')):
+        with pytest.raises(ValueError, match=said): start(small(updates=3, **wrong), tmp_path, force=True)
+    assert len(read_rows(tmp_path/'metrics.jsonl')) == 3, 'checked first, thrown away then'
+
+
+def test_what_is_refused_leaves_nothing(tmp_path):
+    for wrong in (dict(ranks=3), dict(init_from='nowhere'), dict(curriculum=dict(
+            stages=[dict(name='ice', world=dict(ice=1.))]))):
+        with pytest.raises(ValueError): start(small(**wrong), tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ['.lock']
+
+
+def test_where_logs_go_may_change_on_the_way(tmp_path):
+    start(small(updates=2), tmp_path); list(watch(tmp_path))
+    again = start(small(updates=2, wandb_name='other', keep=5), tmp_path); list(watch(tmp_path))
+    assert (again.wandb_name, again.keep) == ('other', 5)
+    assert json.loads((tmp_path/'config.json').read_text())['wandb_name'] == 'other'
 
 
 def test_a_number_that_belongs_to_somebody_else(tmp_path):
@@ -173,8 +199,8 @@ def test_a_number_that_belongs_to_somebody_else(tmp_path):
 
 
 def test_begun_with_the_policy_of_another(tmp_path):
-    folder, heir = tmp_path/'parent', tmp_path/'heir'
-    folder.mkdir(); heir.mkdir()
+    folder, heir, third = (tmp_path/name for name in ('parent', 'heir', 'third'))
+    for path in (folder, heir, third): path.mkdir()
     start(small(updates=3), folder); list(watch(folder))
     config = small(updates=1, seed=5, init_from=str(folder))
     fresh, plain = Training(settled(config)), Training(settled(config))
@@ -182,15 +208,22 @@ def test_begun_with_the_policy_of_another(tmp_path):
     parent = load_policy(folder)[0].state_dict()
     assert all((fresh.model.state_dict()[k] == v).all() for k, v in parent.items())
     assert not all((plain.model.state_dict()[k] == v).all() for k, v in parent.items())
+    arrays = load(latest(folder), 'checkpoint')[0]
+    assert float(fresh.ppo.scale.mean) == arrays['scale.mean'] != 0, 'the critic speaks in that scale'
     assert fresh.number == 0 and not fresh.ppo.optimizer.state_dict()['state']
-    rows = [m for m, _ in [fresh.update()]]
+    expected = fresh.update()[0]
     start(config, heir)
     (row,) = watch(heir)
-    assert {k: v for k, v in row.items() if k in rows[0]} == rows[0]
+    assert {k: row[k] for k in expected} == expected
+    assert {k: train(config)[1][0][k] for k in expected} == expected, 'in this process too'
+    shutil.rmtree(folder)
+    start(config, heir); list(watch(heir))        # the parent is not needed any more
+    assert load_policy(heir/'checkpoints'/'init')[1]['update'] == 3
+    folder.mkdir(); start(small(updates=3), folder); list(watch(folder))
     with pytest.raises(ValueError, match=r'hidden = 32, expected 16'): start(
-        small(updates=1, hidden=16, init_from=str(folder)), tmp_path)
-    with pytest.raises(ValueError, match='nowhere'): start(small(init_from=str(tmp_path/'nowhere')), tmp_path)
-    assert not (tmp_path/'config.json').exists()
+        small(updates=1, hidden=16, init_from=str(folder)), third)
+    with pytest.raises(ValueError, match='nowhere'): start(small(init_from=str(tmp_path/'nowhere')), third)
+    assert [path.name for path in third.iterdir()] == ['.lock']
 
 
 def test_a_checkpoint_of_another_policy_or_version(tmp_path):
