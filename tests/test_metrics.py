@@ -38,6 +38,8 @@ def updates(path): return [row['update'] for row in read_rows(path)]
 def test_every_metric_is_explained():
     names, _ = Training(settled(suggested('corridor', worlds=8, precision='float32'))).update()
     assert [row['metric'] for row in explained(names)] == list(names)
+    kin = explained(['own/reward_win', 'lr', 'own/reward_loss', 'own/kill'])
+    assert [row['metric'] for row in kin] == ['own/*', 'lr', 'own/kill'], 'a family has one row'
     assert all(meaning(name).endswith('.') for name in names)
 
 

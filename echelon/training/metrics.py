@@ -170,7 +170,7 @@ LEARNING = {
 }
 GLOSSARY = PLAY | LEARNING
 
-# %% ../../nbs/06_metrics.ipynb #d7f6ab92
+# %% ../../nbs/06_metrics.ipynb #293a49d7
 def word(name: str) -> Word:
     "The entry of a metric, by its name or its family"
     found = GLOSSARY.get(name) or GLOSSARY.get(name.partition('/')[0] + '/*')
@@ -182,9 +182,11 @@ def meaning(name: str) -> str:
     return word(name).meaning
 
 def explained(names: Iterable[str]) -> list[dict[str, str]]:
-    "What metrics say, their good values and what to do about bad ones, as rows of a table"
+    """What metrics say, their good values and what to do about bad ones, as rows of a table; members of a
+    family without an entry of their own share its row"""
+    words = {name if name in GLOSSARY else name.partition('/')[0] + '/*': word(name) for name in names}
     return [{'metric': name, 'meaning': w.meaning, 'good': w.good, 'if bad': w.bad}
-            for name, w in ((name, word(name)) for name in names)]
+            for name, w in words.items()]
 
 # %% ../../nbs/06_metrics.ipynb #4060d59c
 def written(row: dict[str, Any]) -> str:
