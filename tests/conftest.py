@@ -6,6 +6,11 @@ def pytest_addoption(parser):
     parser.addoption('--bless', action='store_true', help='accept what the golden tests find')
 
 
+def pytest_collection_modifyitems(items):
+    "What compiles a changed simulator takes longest: first, so that the other process is not left waiting"
+    items.sort(key=lambda item: 'test_rule_change' not in item.nodeid)
+
+
 @pytest.fixture
 def goes_on(tmp_path):
     "A function that asserts that a run taken up from a checkpoint equals one that never stopped, to the bit"

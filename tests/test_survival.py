@@ -170,7 +170,7 @@ def test_what_is_refused_leaves_nothing(tmp_path):
     for wrong in (dict(ranks=3), dict(init_from='nowhere'), dict(curriculum=dict(
             stages=[dict(name='ice', world=dict(ice=1.))]))):
         with pytest.raises(ValueError): start(small(**wrong), tmp_path)
-    assert [p.name for p in tmp_path.iterdir()] == ['.lock']
+    assert not list(tmp_path.iterdir())
 
 
 def test_where_logs_go_may_change_on_the_way(tmp_path):
@@ -223,7 +223,7 @@ def test_begun_with_the_policy_of_another(tmp_path):
     with pytest.raises(ValueError, match=r'hidden = 32, expected 16'): start(
         small(updates=1, hidden=16, init_from=str(folder)), third)
     with pytest.raises(ValueError, match='nowhere'): start(small(init_from=str(tmp_path/'nowhere')), third)
-    assert [path.name for path in third.iterdir()] == ['.lock']
+    assert not list(third.iterdir())
 
 
 def test_a_checkpoint_of_another_policy_or_version(tmp_path):

@@ -676,7 +676,7 @@ def settle_in(config: TrainConfig, folder: Path) -> TrainConfig:
     if present != begun: write_json(where, old)
     return present
 
-# %% ../../nbs/39_trainer.ipynb #8ecec50a
+# %% ../../nbs/39_trainer.ipynb #29c9d0b8
 OURS = ('config.json', 'status.json', 'processes.json', '.meeting', 'log-*.txt', 'metrics*.jsonl',
         'checkpoints', 'recovery', 'replays', '*.gif', 'wandb.json', 'wandb', 'tensorboard')
 
@@ -702,15 +702,13 @@ def start(config: TrainConfig, folder: Any,
     run that is going on there already is left to it"""
     folder = Path(folder).resolve()
     require(folder.is_dir(), f'folder {str(folder)!r}: expected it to exist')
-    lock = claimed(folder)
-    if lock is None:
-        require(not force and any(workers(folder).values()),
-                f'folder {str(folder)!r}: a run is going on in it; expected to find it stopped')
-        return settle_in(config, folder)
-    with lock: return _started(config, folder, force, lock)
-
-def _started(config, folder, force, lock):
+    if not force and any(workers(folder).values()): return settle_in(config, folder)
     begin = check_run(config, folder, force)
+    lock = claimed(folder)
+    require(lock is not None, f'folder {str(folder)!r}: a run is going on in it; expected to find it stopped')
+    with lock: return _started(config, folder, force, begin, lock)
+
+def _started(config, folder, force, begin, lock):
     if force: empty(folder)
     config = settle_in(config, folder)
     if begin: shutil.copytree(begin, folder/'checkpoints'/'init', dirs_exist_ok=True)
