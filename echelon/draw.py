@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BLUE', 'RED', 'GREY', 'INK', 'TEAM', 'COLOURS', 'SKY', 'PAGE', 'EARTH', 'FLAT', 'house', 'stored', 'page', 'House',
-           'tidy', 'named', 'curve', 'panels', 'heat', 'plane', 'arrows', 'strokes', 'lines', 'boxes', 'circle',
+           'tidy', 'named', 'curve', 'free', 'panels', 'heat', 'plane', 'arrows', 'strokes', 'lines', 'boxes', 'circle',
            'points', 'scene', 'bars', 'cell', 'rows_of', 'table', 'rectangles', 'faces', 'mesh', 'solid', 'isometric']
 
 # %% ../nbs/03_draw.ipynb #0a3977dd
@@ -129,7 +129,14 @@ def curve(ys,            # one array, several, or a dict of them
                       yaxis=dict(title_text=y, type='log' if 'y' in log else None))
     return fig
 
-# %% ../nbs/03_draw.ipynb #75ab6799
+# %% ../nbs/03_draw.ipynb #1268da7a
+def free(fig):           # made by `curve` or `bars`
+    "The upper corner that the lines of a figure leave free: 'left' or 'right'"
+    lines = [np.asarray(t.y, float) for t in fig.data if t.type == 'scatter' and t.y is not None]
+    left, right = (max((np.fmax.reduce(half, initial=-np.inf) for half in halves), default=0) for halves in
+                   ([y[:len(y)//2] for y in lines], [y[len(y)//2:] for y in lines]))
+    return 'right' if right < left else 'left'
+
 def panels(figures,      # title -> figure made by `curve` or `bars`
            columns=2, height=260):  # height of one row
     "Figures side by side as one"
@@ -141,9 +148,10 @@ def panels(figures,      # title -> figure made by `curve` or `bars`
         for t in one.data: fig.add_trace(t.update(legend=name), **place)
         x, y = (one.layout[a].to_plotly_json() for a in ('xaxis', 'yaxis'))
         fig.update_xaxes(x, **place).update_yaxes(y, **place)
-        left, top = next(fig.select_xaxes(**place)).domain[0], next(fig.select_yaxes(**place)).domain[1]
-        inside = dict(x=left + .005, y=top, yanchor='top', orientation='v', bgcolor='rgba(255,255,255,0)')
-        fig.layout[name] = inside
+        (left, right), side = next(fig.select_xaxes(**place)).domain, free(one)
+        at = dict(x=left + .005 if side == 'left' else right - .005, xanchor=side)
+        fig.layout[name] = at | dict(y=next(fig.select_yaxes(**place)).domain[1], yanchor='top',
+                                     orientation='v', bgcolor='rgba(255,255,255,.75)')
     fig.update_annotations(font_size=14)
     return fig.update_layout(height=height*rows, margin_t=40)
 

@@ -676,7 +676,7 @@ def settle_in(config: TrainConfig, folder: Path) -> TrainConfig:
     if present != begun: write_json(where, old)
     return present
 
-# %% ../../nbs/39_trainer.ipynb #29c9d0b8
+# %% ../../nbs/39_trainer.ipynb #f07a0db3
 OURS = ('config.json', 'status.json', 'processes.json', '.meeting', 'log-*.txt', 'metrics*.jsonl',
         'checkpoints', 'recovery', 'replays', '*.gif', 'wandb.json', 'wandb', 'tensorboard')
 
@@ -710,8 +710,8 @@ def start(config: TrainConfig, folder: Any,
 
 def _started(config, folder, force, begin, lock):
     if force: empty(folder)
-    config = settle_in(config, folder)
     if begin: shutil.copytree(begin, folder/'checkpoints'/'init', dirs_exist_ok=True)
+    config = settle_in(config, folder)      # from here on it is a run
     newest = latest(folder)     # each rank will find the same one
     for home in (folder/'checkpoints', folder/'recovery'):       # what kills left half done
         for left in (*home.glob('.*'), *(p for p in home.glob('*.old') if p.with_suffix('').exists())):
